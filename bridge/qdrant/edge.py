@@ -1,0 +1,384 @@
+"""Qdrant Edge, the engine inside this process, as a target: `edge:///directory`.
+
+    directory/
+      LOCK                      held (flock) by the one process that has it open; its PID inside
+      collections/<name>/       one Edge shard each; the name percent-encoded
+      collections/<name>.json   our spec of it, written before the shard is made
+
+Edge has no collections, no background optimizer and reads vectors and distances back from nowhere but
+its own files, hence the spec beside it. A crash between spec and shard leaves a spec without a
+shard, which the next start completes.
+
+Durable means: after `flush`. An update is in the shard's write-ahead log when it returns, which
+survives the process; `flush` makes it survive the machine, and is called before anything is recorded
+as done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import qdrant_edge as edge
+from qdrant_client import grpc as q
+
+from bridge.collection_spec import (
+    CollectionSpec,
+    HnswSpec,
+    IndexKind,
+    QuantizationSpec,
+    VectorSpec,
+)
+from bridge.errors import BridgeError, Rejected, StopError, UsageError
+from bridge.plan import Multi, Point, Sparse, Vector
+from bridge.point_ids import PointId
+from bridge.qdrant.edge_types import edge_point, parameters, read_record, schema_type, schema_types
+from bridge.qdrant.messages import floats, read_id, read_payload, read_vector
+from bridge.qdrant.target import CollectionState, Hit, WriteMode
+
+_BATCH_LIMIT = 1000  # points an operation: bounds the copy that Edge makes of it
+
+
+class EdgeTarget:
+    """See `target.Target`. Safe for threads: the engine is called under one lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.RLock()
+        self._shards: dict[str, edge.EdgeShard] = {}
+        self._specs: dict[str, CollectionSpec] = {}
+        try:
+            (directory / "collections").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make {directory}: {error.strerror}") from None
+        self._claim = _claim(directory)
+
+    @property
+    def label(self) -> str:
+        return f"edge://{self._directory}"
+
+    def check(self) -> str:
+        return "edge"
+
+    def collections(self) -> list[str]:
+        names = (path.stem for path in (self._directory / "collections").glob("*.json"))
+        return sorted(unquote(name) for name in names)
+
+    def collection(self, name: str) -> CollectionState | None:
+        with self._lock:
+            spec = self._spec(name)
+            if spec is None:
+                return None
+            info = self._shard(name).info()
+            return CollectionState(
+                name=name,
+                vectors=tuple(sorted(spec.vectors, key=lambda vector: vector.name)),
+                payload_indexes=schema_types(info.payload_schema),
+                points=info.points_count,
+                indexed_vectors=info.indexed_vectors_count,
+            )
+
+    def create_collection(self, spec: CollectionSpec, *, replication_factor: int = 1) -> None:
+        with self._lock:
+            if self._spec(spec.name) is None:
+                _write_atomically(self._path(spec.name).with_suffix(".json"), _dump(spec))
+            self._shard(spec.name)
+            for path, kind in spec.payload_indexes.items():
+                self.create_payload_index(spec.name, path, kind)
+
+    def create_payload_index(self, collection: str, path: str, kind: IndexKind) -> None:
+        operation = edge.UpdateOperation.create_field_index(path, schema_type(kind))
+        self._update(collection, operation)
+
+    def delete_collection(self, name: str) -> None:
+        with self._lock:
+            shard = self._shards.pop(name, None)
+            if shard is not None:
+                shard.close()
+            self._specs.pop(name, None)
+            self._path(name).with_suffix(".json").unlink(missing_ok=True)
+            _remove_tree(self._path(name))
+
+    def set_indexing_threshold(self, collection: str, kilobytes: int) -> None:
+        """Nothing to do: Edge indexes when `optimize` is called, and at no other time."""
+
+    def optimize(self, collection: str) -> bool:
+        with self._lock:
+            shard = self._shard(collection)
+            self._run(shard.optimize)
+        return True
+
+    def upsert(
+        self, collection: str, points: Sequence[Point], *, mode: WriteMode = "upsert"
+    ) -> None:
+        self._write(collection, [edge_point(point) for point in points], mode)
+
+    def send(self, request: bytes) -> DoneUpsert:
+        """Apply an Upsert that was made for a server: the workers of a backfill make no other."""
+        message = q.UpsertPoints.FromString(request)
+        insert_only = message.update_mode == q.UpdateMode.InsertOnly
+        points = [_point(point) for point in message.points]
+        try:
+            mode: WriteMode = "insert_only" if insert_only else "upsert"
+            self.upsert(message.collection_name, points, mode=mode)
+        except BridgeError as error:
+            return DoneUpsert(error)
+        return DoneUpsert(None)
+
+    def delete(self, collection: str, ids: Sequence[PointId]) -> None:
+        self._update(collection, edge.UpdateOperation.delete_points(list(ids)))
+
+    def retrieve(
+        self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False
+    ) -> list[Point]:
+        with self._lock:
+            shard = self._shard(collection)
+            records = self._run(lambda: shard.retrieve(list(ids), True, with_vectors))
+        return [read_record(record) for record in records]
+
+    def scroll(
+        self,
+        collection: str,
+        *,
+        after: PointId | None = None,
+        limit: int = 1000,
+        matching: Mapping[str, str] | None = None,
+        with_payload: bool = True,
+        with_vectors: bool = False,
+    ) -> tuple[list[Point], PointId | None]:
+        conditions = [
+            edge.FieldCondition(key=key, match=edge.MatchValue(value))
+            for key, value in (matching or {}).items()
+        ]
+        request = edge.ScrollRequest(
+            offset=after,
+            limit=limit,
+            filter=edge.Filter(must=list(conditions)) if conditions else None,
+            with_payload=with_payload,
+            with_vector=with_vectors,
+        )
+        with self._lock:
+            shard = self._shard(collection)
+            records, following = self._run(lambda: shard.scroll(request))
+        after_id: Any = following
+        if after_id is not None and not isinstance(after_id, int):
+            after_id = str(after_id)
+        return [read_record(record) for record in records], after_id
+
+    def count(self, collection: str) -> int:
+        with self._lock:
+            shard = self._shard(collection)
+            count: int = self._run(lambda: shard.count(edge.CountRequest(exact=True)))
+        return count
+
+    def search(
+        self, collection: str, vector_name: str, query: Vector, *, limit: int = 10
+    ) -> list[Hit]:
+        if isinstance(query, Sparse | Multi):
+            raise TypeError("a search takes a dense vector")
+        nearest = floats(query)
+        request = edge.QueryRequest(
+            limit=limit,
+            query=edge.Query.Nearest(nearest, vector_name),
+            with_payload=True,
+        )
+        with self._lock:
+            shard = self._shard(collection)
+            hits = self._run(lambda: shard.query(request))
+        return [
+            Hit(
+                id=hit.id if isinstance(hit.id, int) else str(hit.id),
+                score=hit.score,
+                payload=hit.payload or {},
+            )
+            for hit in hits
+        ]
+
+    def flush(self) -> None:
+        with self._lock:
+            for shard in self._shards.values():
+                self._run(shard.flush)
+
+    def close(self) -> None:
+        with self._lock:
+            for shard in self._shards.values():
+                self._run(shard.flush)
+                shard.close()
+            self._shards.clear()
+            os.close(self._claim)
+
+    def _write(self, collection: str, points: list[edge.Point], mode: WriteMode) -> None:
+        update_mode = edge.UpdateMode.InsertOnly if mode == "insert_only" else None
+        for start in range(0, len(points), _BATCH_LIMIT):
+            batch = points[start : start + _BATCH_LIMIT]
+            operation = edge.UpdateOperation.upsert_points(batch, update_mode=update_mode)
+            self._update(collection, operation)
+
+    def _update(self, collection: str, operation: edge.UpdateOperation) -> None:
+        with self._lock:
+            shard = self._shard(collection)
+            self._run(lambda: shard.update(operation))
+
+    def _path(self, name: str) -> Path:
+        return self._directory / "collections" / quote(name, safe="")
+
+    def _spec(self, name: str) -> CollectionSpec | None:
+        if name not in self._specs:
+            try:
+                text = self._path(name).with_suffix(".json").read_text()
+            except FileNotFoundError:
+                return None
+            self._specs[name] = _load(text)
+        return self._specs[name]
+
+    def _shard(self, name: str) -> edge.EdgeShard:
+        opened = self._shards.get(name)
+        if opened is not None:
+            return opened
+        spec = self._spec(name)
+        if spec is None:
+            raise StopError(
+                f"collection {name} is not in {self.label}",
+                code="TARGET_CHANGED",
+                hint="start with --migration.restart to fill a new one",
+            )
+        path = self._path(name)
+        shard: edge.EdgeShard
+        if (path / "edge_config.json").exists():
+            shard = self._run(lambda: edge.EdgeShard.load(str(path)))
+        else:
+            _remove_tree(path)  # what a crash in the middle of a creation left
+            shard = self._run(lambda: edge.EdgeShard.create(str(path), parameters(spec)))
+        self._shards[name] = shard
+        return shard
+
+    def _run(self, action: Any) -> Any:
+        """Call the engine. It raises plain exceptions that only their text tells apart."""
+        try:
+            return action()
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Rejected(f"Qdrant Edge refuses the request: {_first_line(error)}") from error
+        except Exception as error:
+            raise _translate(error, self.label) from error
+
+
+class DoneUpsert:
+    """An Upsert that was applied, or failed, when it was sent (`target.Pending`)."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BridgeError | None) -> None:
+        self._error = error
+
+    def result(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def done(self) -> bool:
+        return True
+
+
+def _translate(error: Exception, label: str) -> BridgeError:
+    text = _first_line(error)
+    lowered = text.lower()
+    if "no space left" in lowered or "quota" in lowered or "os error 28" in lowered:
+        return StopError(
+            f"the disk of {label} is full",
+            code="DISK_FULL",
+            hint="free some space and run the same command again; finished chunks are kept",
+        )
+    if any(word in lowered for word in ("dimension error", "not existing vector", "bad request",
+                                        "wrong input", "no point with id", "validation")):  # fmt: skip
+        return Rejected(f"Qdrant Edge refuses the request: {text}")
+    return StopError(
+        f"Qdrant Edge failed in {label}: {text}",
+        code="TARGET_FAILED",
+        hint="look at the disk and the directory's permissions, then run the same command again",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _claim(directory: Path) -> int:
+    """Hold the directory for this process; UsageError naming the holder if another one does."""
+    try:
+        handle = os.open(directory / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"cannot write in {directory}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+        os.close(handle)
+        raise UsageError(
+            f"edge://{directory} is in use by process {holder}",
+            hint="one process can open it; wait for that one, or stop it",
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    return handle
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    draft = path.with_suffix(".draft")
+    try:
+        with open(draft, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise _translate(error, f"edge://{path.parent.parent}") from error
+
+
+def _remove_tree(path: Path) -> None:
+    if not path.exists():
+        return
+    for root, directories, files in os.walk(path, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(root, name))
+        for name in directories:
+            os.rmdir(os.path.join(root, name))
+    os.rmdir(path)
+
+
+def _dump(spec: CollectionSpec) -> str:
+    return json.dumps(asdict(spec), indent=1)
+
+
+def _load(text: str) -> CollectionSpec:
+    data = json.loads(text)
+    vectors = tuple(
+        VectorSpec(
+            **{
+                **vector,
+                "hnsw": HnswSpec(**vector["hnsw"]) if vector["hnsw"] else None,
+                "quantization": (
+                    QuantizationSpec(**vector["quantization"]) if vector["quantization"] else None
+                ),
+            }
+        )
+        for vector in data["vectors"]
+    )
+    return CollectionSpec(
+        name=data["name"], vectors=vectors, payload_indexes=data["payload_indexes"]
+    )
+
+
+def _point(message: q.PointStruct) -> Point:
+    vectors: dict[str, Vector] = {}
+    if message.vectors.HasField("vector"):
+        vectors[""] = read_vector(message.vectors.vector)
+    else:
+        for name, vector in message.vectors.vectors.vectors.items():
+            vectors[name] = read_vector(vector)
+    return Point(read_id(message.id), vectors, read_payload(message.payload))

@@ -1,0 +1,141 @@
+"""The protocol of a place that points are written to, and read back from.
+
+`server.py` (gRPC) and `edge.py` (embedded) implement it; `tests/contract` is the suite that both, and
+any further target, must pass. What every target promises:
+
+- a method that returns has done its work durably: the target has confirmed it (`flush` first, for
+  the embedded engine, before anything is recorded as done);
+- errors are those of `bridge.errors`: `Unreachable` and `RateLimited` may be tried again and change
+  nothing if they already happened, `Rejected` is about the points themselves, `StopError` with
+  `TARGET_CHANGED` means that the collection is not there any more;
+- points of one request have distinct ids; requests in flight at once have disjoint ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from bridge.collection_spec import CollectionSpec, IndexKind, VectorSpec
+from bridge.plan import Point, Vector
+from bridge.point_ids import PointId
+
+STATE_COLLECTION = "_qdrant_bridge"
+"""Reserved for the bridge's own records; never a table's collection."""
+
+WriteMode = Literal["upsert", "insert_only"]
+Status = Literal["green", "yellow", "grey", "red"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionState:
+    """A collection as the target has it.
+
+    `indexing_threshold` in kilobytes, 0 when indexing is off; `points` is the target's own estimate,
+    `count` is exact.
+    """
+
+    name: str
+    vectors: tuple[VectorSpec, ...]
+    payload_indexes: Mapping[str, IndexKind] = field(default_factory=dict)
+    status: Status = "green"
+    indexing_threshold: int | None = None
+    points: int = 0
+    indexed_vectors: int = 0
+    replication_factor: int = 1
+    shards: int = 1
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One answer of a search, best first."""
+
+    id: PointId
+    score: float
+    payload: Mapping[str, object]
+
+
+class Pending(Protocol):
+    """A write in flight."""
+
+    def result(self) -> None:
+        """Wait until it is durable; raises what it failed with."""
+
+
+class Target(Protocol):
+    """See the module's docstring for what holds of every method."""
+
+    @property
+    def label(self) -> str:
+        """Where it is, for messages: a URL without secrets."""
+
+    def check(self) -> str:
+        """The target's version. UsageError if it is not usable as it is, Unreachable if not there."""
+
+    def collection(self, name: str) -> CollectionState | None:
+        """The collection, or None."""
+
+    def collections(self) -> list[str]:
+        """Names of all collections, the reserved one included."""
+
+    def create_collection(self, spec: CollectionSpec, *, replication_factor: int = 1) -> None:
+        """Create it with its payload indexes; nothing happens if it is there already."""
+
+    def create_payload_index(self, collection: str, path: str, kind: IndexKind) -> None:
+        """Create the index; nothing happens if it is there already."""
+
+    def delete_collection(self, name: str) -> None:
+        """Delete it; nothing happens if it is not there."""
+
+    def set_indexing_threshold(self, collection: str, kilobytes: int) -> None:
+        """Set it; 0 switches indexing off."""
+
+    def optimize(self, collection: str) -> bool:
+        """Whether nothing is left to be indexed; an embedded target does the work now."""
+
+    def upsert(
+        self, collection: str, points: Sequence[Point], *, mode: WriteMode = "upsert"
+    ) -> None:
+        """Write whole points; with `insert_only`, those that exist stay as they are."""
+
+    def send(self, request: bytes) -> Pending:
+        """Begin an Upsert that `wire.encode_upsert` has made."""
+
+    def delete(self, collection: str, ids: Sequence[PointId]) -> None:
+        """Remove points; missing ones are no error."""
+
+    def retrieve(
+        self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False
+    ) -> list[Point]:
+        """Those of the points that exist, in any order, payload included."""
+
+    def scroll(
+        self,
+        collection: str,
+        *,
+        after: PointId | None = None,
+        limit: int = 1000,
+        matching: Mapping[str, str] | None = None,
+        with_payload: bool = True,
+        with_vectors: bool = False,
+    ) -> tuple[list[Point], PointId | None]:
+        """A page in the order of ids, and where the next one begins (None: this was the last).
+
+        `matching`: only points whose payload fields equal these texts.
+        """
+
+    def count(self, collection: str) -> int:
+        """The exact number of points."""
+
+    def search(
+        self, collection: str, vector_name: str, query: Vector, *, limit: int = 10
+    ) -> list[Hit]:
+        """The nearest points by the named vector, with payload."""
+
+    def flush(self) -> None:
+        """Make everything written so far survive a power loss."""
+
+    def close(self) -> None:
+        """Let go of connections and files. The target cannot be used afterwards."""
