@@ -1,0 +1,483 @@
+"""The backfill of one Postgres table: checked, planned, copied, counted.
+
+    1. inspect   catalog, mapping, privileges, key, collection: nothing is written before this passes
+    2. claim     the collection is this pipeline's; its plan of chunks is made once, and stored
+    3. copy      indexing deferred; workers copy chunks; each is recorded when it is durable
+    4. finish    indexing restored, also after a failure; exact counts of both sides compared
+
+A run that is repeated goes on where the last one stopped: the stored plan wins, and a chunk that is
+recorded is not read again. Chunk i belongs to shard i mod n; whichever shard finds all chunks done
+does step 4's counting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from backfill import indexing
+from backfill.messages import PATIENCE_SECONDS, Chunk, ChunkCopied, Event, Task, Waiting
+from backfill.pool import Pool
+from backfill.preflight import Inspection, check_target, inspect, require_fit
+from backfill.report import Counts, TableReport, judge, sum_up
+from bridge.config_tables import TableSettings
+from bridge.errors import BridgeError, StopError, UsageError
+from bridge.failpoints import failpoint
+from bridge.pipeline import checkpoint_chunk
+from bridge.postgres import catalog, checks, chunks
+from bridge.postgres.connection import Connection, connect
+from bridge.qdrant.channel import Endpoint
+from bridge.qdrant.state import QdrantState
+from bridge.qdrant.target import CollectionState, Target
+from bridge.retry import Retry
+from bridge.schema import quote_identifier
+from bridge.state import ChunkDone, Source, TablePlan
+
+_CHUNK_BYTES = 64 * 1024 * 1024
+_CHUNK_ROWS = (500, 50_000)
+_CHUNKS_PER_WORKER = 4
+_INDEX_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The copy of a table is about to begin, or to go on."""
+
+    table: str
+    collection: str
+    chunks: int
+    chunks_left: int
+    rows_done: int
+    bytes_done: int
+    estimated_rows: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexing:
+    """The copy is done and Qdrant builds its index; `indexed` of `points` vectors so far."""
+
+    collection: str
+    points: int
+    indexed: int
+
+
+Tell = Callable[[Planned | Indexing | Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to copy. `shard` is (i, n); without an `endpoint` the target is embedded in this process."""
+
+    postgres_url: str = field(repr=False)
+    allow_plaintext: bool = False
+    endpoint: Endpoint | None = None
+    write_ordering: str = "weak"
+    workers: int = 0
+    batch_rows: int = 256
+    batch_delay_seconds: float = 0.0
+    restart: bool = False
+    create_collection: bool = True
+    shard: tuple[int, int] = (0, 1)
+    patience_seconds: float = PATIENCE_SECONDS
+    dead_letter_limit: int = 1000
+    wait_for_index: bool = True
+
+    @property
+    def worker_count(self) -> int:
+        """As asked for; 0 means one for each core that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+class TableBackfill:
+    """Copies one table. `store` must be prepared only after `inspect`, which `run` sees to."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: TableSettings,
+        *,
+        target: Target,
+        store: QdrantState,
+        options: Options,
+        tell: Tell,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._target = target
+        self._store = store
+        self._options = options
+        self._tell = tell
+
+    def run(self) -> TableReport:
+        """All four steps. Raises what stops it; the report says how it ended otherwise."""
+        options = self._options
+        with self._connect() as connection:
+            facts = catalog.server_facts(connection)
+            inspection = inspect(connection, self._name, self._settings)
+            catalog.require_supported(facts, vectors=bool(inspection.mapping.vectors))
+            inspection.require_sound()
+            state, finding = check_target(
+                self._target, inspection.mapping.collection, create=options.create_collection
+            )
+            require_fit(finding)
+            source = Source(
+                system_id=str(facts.system_identifier or ""),
+                database=connection.info.dbname,
+                table=inspection.table.label,
+                table_oid=inspection.table.oid,
+            )
+            plan = self._claim(connection, inspection, source, state)
+        done = self._done(plan)
+        copied, seconds = self._copy(inspection, plan, done)
+        return self._finish(inspection, plan, copied, seconds)
+
+    def _connect(self) -> Connection:
+        options = self._options
+        return connect(options.postgres_url, allow_plaintext=options.allow_plaintext)
+
+    # --- claim ---------------------------------------------------------------------------------
+
+    def _claim(
+        self,
+        connection: Connection,
+        inspection: Inspection,
+        source: Source,
+        state: CollectionState | None,
+    ) -> TablePlan:
+        spec, store = inspection.mapping.collection, self._store
+        replication = 1 if state is None else state.replication_factor
+        store.prepare(replication_factor=replication)
+        self._refuse_foreign(source, spec.name)
+        if self._options.restart:
+            self._forget(source.table)
+        fingerprint = fingerprint_of(inspection)
+        record = store.get("plan", source.table)
+        if record is None:
+            points = 0 if state is None else self._target.count(spec.name)
+            plan = self._make_plan(connection, inspection, source, fingerprint, points)
+            owner = {"pipeline": store.pipeline, "table": source.table, "found_points": points}
+            store.put_new("owner", spec.name, owner)
+            # The stored plan wins: another shard may have been first.
+            record = store.put_new("plan", source.table, plan.to_record())
+            failpoint("backfill.after_plan")
+        plan = TablePlan.from_record(record)
+        _require_same(plan, source, fingerprint)
+        if state is None:
+            self._refuse_vanished(plan)
+        self._target.create_collection(spec, replication_factor=replication)
+        return plan
+
+    def _refuse_foreign(self, source: Source, collection: str) -> None:
+        owner = self._store.get("owner", collection)
+        if owner is None or (
+            owner["pipeline"] == self._store.pipeline and owner["table"] == source.table
+        ):
+            return
+        raise StopError(
+            f"collection {collection} holds the points of {owner['table']} "
+            f"(pipeline {owner['pipeline']})",
+            code="COLLECTION_TAKEN",
+            hint="choose another collection with --qdrant.collection; or, if that pipeline is "
+            f"given up, run qdrant-bridge teardown for {owner['pipeline']}",
+            table=source.table,
+        )
+
+    def _refuse_vanished(self, plan: TablePlan) -> None:
+        if self._done(plan):
+            raise StopError(
+                f"collection {plan.collection} is gone, though chunks of {plan.source.table} are "
+                "recorded as copied into it",
+                code="TARGET_CHANGED",
+                hint="start with --migration.restart to copy everything again",
+                table=plan.source.table,
+            )
+
+    def _forget(self, table: str) -> None:
+        store = self._store
+        prefix = f"{table}/"
+        for kind in ("chunk", "dead_letter"):
+            store.remove(kind, [n for n, _ in store.records(kind) if n.startswith(prefix)])
+        store.remove("plan", [table])
+
+    def _make_plan(
+        self,
+        connection: Connection,
+        inspection: Inspection,
+        source: Source,
+        fingerprint: str,
+        points: int,
+    ) -> TablePlan:
+        table, key = inspection.table, inspection.mapping.key_columns
+        rows_per_chunk = chunk_rows(
+            checks.relation_bytes(connection, table),
+            table.estimated_rows,
+            self._options.worker_count * self._options.shard[1],
+        )
+        bounds = chunks.plan_bounds(
+            connection, table, key, target_rows=rows_per_chunk, where=inspection.where
+        )
+        return TablePlan(
+            source=source,
+            collection=inspection.mapping.collection.name,
+            key=key,
+            bounds=tuple(bounds),
+            fingerprint=fingerprint,
+            points_before=points,
+            created_at=now(),
+        )
+
+    def _done(self, plan: TablePlan) -> dict[int, ChunkDone]:
+        done = (ChunkDone.from_record(record) for _, record in self._store.records("chunk"))
+        return {chunk.number: chunk for chunk in done if chunk.table == plan.source.table}
+
+    # --- copy ----------------------------------------------------------------------------------
+
+    def _copy(
+        self, inspection: Inspection, plan: TablePlan, done: Mapping[int, ChunkDone]
+    ) -> tuple[int, float]:
+        """Copy what is left of this shard's chunks; (rows read, seconds)."""
+        index, count = self._options.shard
+        todo = [
+            Chunk(number=number, bounds=bounds)
+            for number, bounds in enumerate(chunks.key_ranges(plan.bounds))
+            if number % count == index and number not in done
+        ]
+        workers = min(self._options.worker_count, max(1, len(todo)))
+        rows, _written, _letters, size = sum_up(done.values())
+        self._tell(
+            Planned(
+                table=plan.source.table,
+                collection=plan.collection,
+                chunks=plan.chunks,
+                chunks_left=len(todo),
+                rows_done=rows,
+                bytes_done=size,
+                estimated_rows=inspection.table.estimated_rows,
+                workers=workers,
+            )
+        )
+        if not todo:
+            return 0, 0.0
+        started = time.monotonic()
+        indexing.defer(self._target, self._store, plan.collection)
+        try:
+            copied = self._run_pool(inspection, plan, todo, workers)
+        except BaseException:
+            self._restore_quietly(plan.collection)
+            raise
+        return copied, time.monotonic() - started
+
+    def _restore_quietly(self, collection: str) -> None:
+        """Indexing back on after a failure; the failure itself is what gets reported."""
+        try:
+            indexing.restore(self._target, self._store, collection)
+        except BridgeError as error:
+            # The record stays, and the next start restores it.
+            self._tell(Waiting(reason=f"indexing is still off: {error.message}", seconds=0.0))
+
+    def _run_pool(
+        self, inspection: Inspection, plan: TablePlan, todo: list[Chunk], workers: int
+    ) -> int:
+        options = self._options
+        task = Task(
+            postgres_url=options.postgres_url,
+            allow_plaintext=options.allow_plaintext,
+            endpoint=options.endpoint,
+            table=inspection.table,
+            settings=inspection.settings,
+            dimensions=inspection.dimensions,
+            write_ordering=options.write_ordering,
+            batch_rows=options.batch_rows,
+            batch_delay_seconds=options.batch_delay_seconds,
+            patience_seconds=options.patience_seconds,
+            dead_letter_limit=options.dead_letter_limit,
+        )
+        apply = None if options.endpoint is not None else self._apply
+        copied = letters = 0
+        with Pool(task, workers=workers, apply=apply) as pool:
+            for event in pool.run(todo):
+                if isinstance(event, ChunkCopied):
+                    self._checkpoint(plan, event)
+                    copied += event.rows_read
+                    letters += len(event.letters)
+                self._tell(event)
+                if letters > options.dead_letter_limit:
+                    raise StopError(
+                        f"more than {options.dead_letter_limit} rows had to be set aside",
+                        code="DEAD_LETTERS",
+                        table=plan.source.table,
+                        hint="see why with qdrant-bridge dead-letters list; what is copied is kept",
+                    )
+        return copied
+
+    def _apply(self, request: bytes) -> BridgeError | None:
+        try:
+            self._target.send(request).result()
+        except BridgeError as error:
+            return error
+        return None
+
+    def _checkpoint(self, plan: TablePlan, event: ChunkCopied) -> None:
+        done = ChunkDone(
+            table=plan.source.table,
+            number=event.chunk,
+            rows_read=event.rows_read,
+            rows_written=event.rows_written,
+            dead_letters=len(event.letters),
+            size_bytes=event.size_bytes,
+            seconds=event.seconds,
+            partitions={str(oid): rows for oid, rows in event.partitions.items()},
+        )
+        self._patiently(
+            lambda: checkpoint_chunk(
+                self._store, self._target.flush, done, event.letters, now=now()
+            )
+        )
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        def tell(error: BridgeError, seconds: float) -> None:
+            self._tell(Waiting(reason=error.message, seconds=seconds))
+
+        Retry(patience_seconds=self._options.patience_seconds, on_wait=tell).call(action)
+
+    # --- finish --------------------------------------------------------------------------------
+
+    def _finish(
+        self, inspection: Inspection, plan: TablePlan, copied: int, seconds: float
+    ) -> TableReport:
+        done = self._done(plan)
+        read, written, letters, size = sum_up(done.values())
+        report = TableReport(
+            table=plan.source.table,
+            collection=plan.collection,
+            chunks=plan.chunks,
+            chunks_done=len(done),
+            rows_read=read,
+            rows_written=written,
+            dead_letters=letters,
+            size_bytes=size,
+            copied_now=copied,
+            copy_seconds=seconds,
+        )
+        if not report.complete:
+            return report
+        index_seconds = self._build_index(plan.collection)
+        counts, names = self._count(inspection, plan)
+        by_partition: Counter[str] = Counter()
+        for chunk in done.values():
+            for oid, rows in chunk.partitions.items():
+                by_partition[names.get(oid, oid)] += rows
+        problems, notes = judge(read, written, letters, by_partition, counts)
+        return TableReport(
+            **{
+                **{name: getattr(report, name) for name in report.__slots__},
+                "index_seconds": index_seconds,
+                "source_count": counts.source,
+                "target_count": counts.target,
+                "partitions": dict(counts.partitions),
+                "problems": problems,
+                "notes": notes,
+            }
+        )
+
+    def _build_index(self, collection: str) -> float | None:
+        """Restore indexing and wait until it is done; None if it was not deferred."""
+        restored = indexing.restore(self._target, self._store, collection)
+        if not restored or not self._options.wait_for_index:
+            return None
+        started = time.monotonic()
+        calm = 0
+        # Twice in a row: right after the change the optimizer may not have begun.
+        while calm < 2:
+            calm = calm + 1 if self._target.optimize(collection) else 0
+            state = self._target.collection(collection)
+            if state is None:
+                break
+            self._tell(
+                Indexing(collection=collection, points=state.points, indexed=state.indexed_vectors)
+            )
+            if self._options.endpoint is not None:
+                time.sleep(_INDEX_POLL_SECONDS)
+        return time.monotonic() - started
+
+    def _count(self, inspection: Inspection, plan: TablePlan) -> tuple[Counts, dict[str, str]]:
+        with self._connect() as connection:
+            partitions: dict[str, int] = {}
+            if inspection.table.kind == "partitioned table":
+                partitions = checks.partition_counts(connection, inspection.table, inspection.where)
+                source = sum(partitions.values())
+            else:
+                source = checks.exact_count(connection, inspection.table, inspection.where)
+        owner = self._store.get("owner", plan.collection) or {}
+        counts = Counts(
+            source=source,
+            target=self._target.count(plan.collection),
+            partitions=partitions,
+            found_points=int(owner.get("found_points", plan.points_before)),
+        )
+        names = {
+            str(oid): f"{quote_identifier(schema)}.{quote_identifier(name)}"
+            for oid, schema, name in inspection.table.partitions
+        }
+        return counts, names
+
+
+def _require_same(plan: TablePlan, source: Source, fingerprint: str) -> None:
+    """A plan is gone on with only where it still means the same rows and points."""
+    table = source.table
+    if plan.source != source:
+        raise StopError(
+            f"{table} is not the table that this backfill began with (another server, database, or "
+            "a table made anew)",
+            code="SOURCE_CHANGED",
+            hint="start with --migration.restart to copy everything again",
+            table=table,
+        )
+    if plan.fingerprint != fingerprint:
+        raise UsageError(
+            f"the backfill of {table} began with another mapping (key, columns, vectors, payload "
+            "or where)",
+            hint="go on with the settings of that run, or start with --migration.restart",
+            table=table,
+        )
+
+
+def fingerprint_of(inspection: Inspection) -> str:
+    """A digest of all that decides which rows are read, and what they become."""
+    mapping = inspection.mapping
+    text = json.dumps(
+        {
+            "key": mapping.key_columns,
+            "id": asdict(mapping.id_rule),
+            "payload": [(item.column, item.path) for item in mapping.payload],
+            "vectors": [(v.column, asdict(v.spec)) for v in mapping.vectors],
+            "nulls": mapping.omit_nulls,
+            "numeric": inspection.settings.model_dump(mode="json", include={"numeric", "geo"}),
+            "where": inspection.settings.model_dump(mode="json", include={"where"}),
+            "collection": mapping.collection.name,
+        },
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def chunk_rows(relation_bytes: int, estimated_rows: int, workers: int) -> int:
+    """Rows of a chunk: about 64 MiB, and enough chunks for all workers to end at the same time."""
+    least, most = _CHUNK_ROWS
+    if estimated_rows <= 0:
+        return most // 5
+    by_size = int(_CHUNK_BYTES / max(1.0, relation_bytes / estimated_rows))
+    by_workers = -(-estimated_rows // (workers * _CHUNKS_PER_WORKER))
+    return max(least, min(most, by_size, by_workers))
+
+
+def now() -> str:
+    """RFC 3339, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,155 @@
+"""The worker processes of a backfill: started, fed with chunks, watched, replaced, stopped.
+
+Each worker has a socket pair of its own, so that one that is killed cannot damage what the others
+share. A worker that dies is replaced and its chunk handed out again; a chunk that takes three workers
+with it stops the run.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from backfill.messages import Chunk, ChunkCopied, Event, Failed, Request, Task, WorkerLost
+from bridge.errors import BridgeError, StopError
+
+_DEATHS_ALLOWED = 3
+_STOP_SECONDS = 5.0
+_PACKAGES = Path(__file__).resolve().parent.parent
+
+Apply = Callable[[bytes], BridgeError | None]
+"""Applies an Upsert to the embedded target; its error, or None."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    lifeline: int
+    chunk: Chunk | None = None
+
+    def close(self) -> None:
+        """Let it end: it notices that the lifeline is cut."""
+        self.pipe.close()
+        os.close(self.lifeline)
+
+
+class Pool:
+    """Runs chunks of one table on `workers` processes. Use it as a context manager."""
+
+    def __init__(self, task: Task, *, workers: int, apply: Apply | None = None) -> None:
+        self._task = task
+        self._size = workers
+        self._apply = apply
+        self._workers: list[_Worker] = []
+        self._deaths: Counter[int] = Counter()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers that are running."""
+        return [worker.process.pid for worker in self._workers]
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
+        """Events until every chunk is copied. Raises what a worker failed with."""
+        todo = deque(chunks)
+        while todo or any(worker.chunk is not None for worker in self._workers):
+            self._feed(todo)
+            pipes: list[object] = [worker.pipe for worker in self._workers]
+            for ready in wait(pipes):  # type: ignore[arg-type]
+                worker = next(one for one in self._workers if one.pipe is ready)
+                event = self._take(worker, todo)
+                if event is not None:
+                    yield event
+
+    def stop(self) -> None:
+        """End all workers and wait for them."""
+        for worker in self._workers:
+            worker.close()
+        for worker in self._workers:
+            try:
+                worker.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers.clear()
+
+    def _feed(self, todo: deque[Chunk]) -> None:
+        while todo and len(self._workers) < self._size:
+            if sum(worker.chunk is None for worker in self._workers) >= len(todo):
+                break  # no more workers than there is work
+            self._workers.append(self._start())
+        for worker in self._workers:
+            if worker.chunk is None and todo:
+                worker.chunk = todo.popleft()
+                try:
+                    worker.pipe.send(worker.chunk)
+                except OSError:
+                    continue  # it is dead; reading from it will tell
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        reads, lifeline = os.pipe()
+        path = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "backfill.worker", str(theirs.fileno()), str(reads)],
+            pass_fds=(theirs.fileno(), reads),
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a Ctrl-C in the terminal is for the parent alone
+        )
+        theirs.close()
+        os.close(reads)
+        worker = _Worker(process=process, pipe=Connection(ours.detach()), lifeline=lifeline)
+        worker.pipe.send(self._task)
+        return worker
+
+    def _take(self, worker: _Worker, todo: deque[Chunk]) -> Event | None:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._lost(worker, todo)
+        if isinstance(message, Failed):
+            raise message.error
+        if isinstance(message, Request):
+            answer = self._apply(message.data) if self._apply is not None else None
+            try:
+                worker.pipe.send(answer)
+            except OSError:
+                return None  # it died meanwhile; reading from it will tell
+            return None
+        if isinstance(message, ChunkCopied):
+            worker.chunk = None
+        event: Event = message
+        return event
+
+    def _lost(self, worker: _Worker, todo: deque[Chunk]) -> WorkerLost:
+        self._workers.remove(worker)
+        worker.close()
+        code = worker.process.wait()
+        chunk = worker.chunk
+        if chunk is not None:
+            self._deaths[chunk.number] += 1
+            if self._deaths[chunk.number] >= _DEATHS_ALLOWED:
+                raise StopError(
+                    f"{_DEATHS_ALLOWED} workers died while they copied chunk {chunk.number}, "
+                    f"the last one with code {code}",
+                    code="WORKER_DIED",
+                    table=self._task.table.label,
+                    hint="is the machine out of memory? fewer workers need less: "
+                    "--migration.num-workers; a smaller --migration.batch-size as well",
+                )
+            todo.appendleft(chunk)
+        return WorkerLost(pid=worker.process.pid, chunk=None if chunk is None else chunk.number)

@@ -1,0 +1,164 @@
+"""`qdrant-bridge backfill pgvector` (`pg`): the full copy of one table or of all that are configured."""
+
+from __future__ import annotations
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from backfill.pgvector import TableBackfill
+from backfill.report import TableReport, to_json
+from bridge.config import Effective
+from bridge.errors import CheckFailed
+from cli import options as o
+from cli.output import err, note, print_json
+from cli.places import backfill_options, open_target, pipeline_name, require_tables, state_of
+from cli.progress import display, duration
+
+_EXAMPLES = """
+Examples:
+
+  qdrant-bridge backfill pgvector --pg.url postgresql://me@db/app --pg.table docs
+
+  qdrant-bridge backfill pgvector --config bridge.yaml --json
+
+  qdrant-bridge backfill pgvector --config bridge.yaml --shard 0/4   (on each of four machines)
+
+A run that is repeated goes on where the last one stopped. The copy is the table as it was while
+it was read; exit code 1 if the counts of a table that stood still do not agree.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="Copy everything once, resumably.")
+    group.command("pgvector", epilog=_EXAMPLES)(backfill_pgvector)
+    group.command("pg", hidden=True)(backfill_pgvector)
+    app.add_typer(group, name="backfill")
+
+
+def backfill_pgvector(
+    pg_url: o.PgUrl = None,
+    pg_table: o.PgTable = None,
+    pg_key: o.PgKey = None,
+    pg_columns: o.PgColumns = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    collection: o.QdrantCollection = None,
+    distance: o.QdrantDistance = None,
+    skip_tls: o.SkipTls = None,
+    workers: o.Workers = None,
+    batch_size: o.BatchSize = None,
+    batch_delay: o.BatchDelay = None,
+    restart: o.Restart = None,
+    create_collection: o.CreateCollection = None,
+    offsets_collection: o.OffsetsCollection = None,
+    shard: o.Shard = None,
+    config: o.Config = None,
+    as_json: o.Json = False,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Copy a Postgres table with pgvector columns into a Qdrant collection."""
+    effective = o.Flags(
+        config=config,
+        pg_url=pg_url,
+        pg_table=pg_table,
+        pg_key=pg_key,
+        pg_columns=pg_columns,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        collection=collection,
+        distance=distance,
+        skip_tls=skip_tls,
+        allow_plaintext=allow_plaintext,
+        workers=workers,
+        batch_size=batch_size,
+        batch_delay=batch_delay,
+        restart=restart,
+        create_collection=create_collection,
+        offsets_collection=offsets_collection,
+        shard=shard,
+    ).load()
+    reports = copy_tables(effective, quiet=as_json)
+    if as_json:
+        print_json(to_json(pipeline_name(effective.settings), reports))
+    else:
+        print_summary(reports)
+    failed = [report for report in reports if report.problems]
+    if failed:
+        raise CheckFailed(
+            "; ".join(
+                f"{report.table}: {problem}" for report in failed for problem in report.problems
+            ),
+            code="COUNTS_DIFFER",
+            hint="copy the table again with --migration.restart",
+        )
+
+
+def copy_tables(effective: Effective, *, quiet: bool) -> list[TableReport]:
+    """Copy every configured table, one after the other."""
+    settings = effective.settings
+    require_tables(settings)
+    reports: list[TableReport] = []
+    with open_target(settings) as place, display(quiet=quiet) as show:
+        options = backfill_options(effective, place)
+        store = state_of(place, settings)
+        for name, table in settings.tables.items():
+            run = TableBackfill(
+                name, table, target=place.target, store=store, options=options, tell=show
+            )
+            reports.append(run.run())
+    return reports
+
+
+def print_summary(reports: list[TableReport]) -> None:
+    """The outcome: a row a table, then what is worth knowing."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in (
+        "table",
+        "collection",
+        "in Postgres",
+        "in Qdrant",
+        "set aside",
+        "copied",
+        "index",
+    ):
+        left = heading in ("table", "collection")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not left)
+    for report in reports:
+        table.add_row(
+            Text(report.table),
+            Text(report.collection),
+            _number(report.source_count),
+            _number(report.target_count),
+            f"{report.dead_letters:,}",
+            _speed(report),
+            "-" if report.index_seconds is None else duration(report.index_seconds),
+        )
+    err().print(table)
+    for report in reports:
+        _print_notes(report)
+
+
+def _print_notes(report: TableReport) -> None:
+    if not report.complete:
+        note(
+            f"{report.table}: this part is done; {report.chunks_done} of {report.chunks} chunks are "
+            "copied, the rest is with the other shards"
+        )
+    elif not report.copied_now:
+        note(f"{report.table}: was copied before; --migration.restart copies it again")
+    for text in report.notes:
+        note(f"{report.table}: {text}", style="yellow")
+
+
+def _number(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _speed(report: TableReport) -> str:
+    if not report.copied_now:
+        return "-"
+    rate = report.copied_now / max(report.copy_seconds, 1e-9)
+    return f"{duration(report.copy_seconds)}, {rate:,.0f}/s"

@@ -1,0 +1,213 @@
+"""`qdrant-bridge dead-letters list|show|retry|drop`: rows that were set aside, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from backfill.retry_letters import retry_letters
+from bridge.config import Settings
+from bridge.errors import CheckFailed, UsageError
+from bridge.qdrant.state import QdrantState
+from bridge.state import Record
+from cli import options as o
+from cli.output import note, out, print_json
+from cli.places import Place, open_target, pipeline_name, postgres_url
+
+REPORT_VERSION = 1
+
+Key = Annotated[str | None, typer.Argument(help="The row's key, as `list` shows it.")]
+Of = Annotated[str | None, typer.Option("--table", help="Only this table's.", metavar="NAME")]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="Rows that were set aside, and why.")
+    group.command("list")(list_letters)
+    group.command("show")(show)
+    group.command("retry")(retry)
+    group.command("drop")(drop)
+    app.add_typer(group, name="dead-letters")
+
+
+@contextmanager
+def _opened(flags: o.Flags) -> Iterator[tuple[Place, QdrantState, Settings]]:
+    settings = flags.load().settings
+    with open_target(settings) as place:
+        store = QdrantState(place.target, pipeline_name(settings))
+        if not store.exists():
+            raise UsageError(f"pipeline {store.pipeline} has not begun")
+        yield place, store, settings
+
+
+def _letters(
+    store: QdrantState, table: str | None = None, key: str | None = None
+) -> list[tuple[str, Record]]:
+    found = [
+        (name, record)
+        for name, record in store.records("dead_letter")
+        if (table is None or record["table"] == table) and (key is None or record["key"] == key)
+    ]
+    return sorted(found, key=lambda item: (item[1]["table"], item[1]["key"]))
+
+
+def _chosen(
+    store: QdrantState, table: str | None, key: str | None, everything: bool
+) -> list[tuple[str, Record]]:
+    if key is None and table is None and not everything:
+        raise UsageError("name a key, or --table, or --all")
+    found = _letters(store, table, key)
+    if not found:
+        raise UsageError("there is no such dead letter", hint="qdrant-bridge dead-letters list")
+    return found
+
+
+def list_letters(
+    table: Of = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    pg_table: o.PgTable = None,
+    collection: o.QdrantCollection = None,
+    config: o.Config = None,
+    as_json: o.Json = False,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """List the rows that were set aside."""
+    flags = o.Flags(
+        config=config,
+        pg_table=pg_table,
+        collection=collection,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        allow_plaintext=allow_plaintext,
+    )
+    with _opened(flags) as (_place, store, _settings):
+        letters = [dict(record) for _name, record in _letters(store, table)]
+    if as_json:
+        print_json({"version": REPORT_VERSION, "dead_letters": letters})
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("table", "key", "reason", "at"):
+        shown.add_column(heading, overflow="fold")
+    for letter in letters:
+        shown.add_row(*(Text(str(letter[name])) for name in ("table", "key", "reason", "at")))
+    out().print(shown if letters else "no dead letters")
+
+
+def show(
+    key: Key = None,
+    table: Of = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    pg_table: o.PgTable = None,
+    collection: o.QdrantCollection = None,
+    config: o.Config = None,
+    as_json: o.Json = False,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Show all that is known of one row that was set aside."""
+    if key is None:
+        raise UsageError("name the key", hint="qdrant-bridge dead-letters list")
+    flags = o.Flags(
+        config=config,
+        pg_table=pg_table,
+        collection=collection,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        allow_plaintext=allow_plaintext,
+    )
+    with _opened(flags) as (_place, store, _settings):
+        letters: list[dict[str, Any]] = [
+            dict(record) for _name, record in _chosen(store, table, key, False)
+        ]
+    if as_json:
+        print_json({"version": REPORT_VERSION, "dead_letters": letters})
+        return
+    for letter in letters:
+        for name in ("table", "key", "position", "at", "reason"):
+            out().print(Text(f"{name:>9}: {letter[name]}"))
+
+
+def retry(
+    key: Key = None,
+    table: Of = None,
+    everything: All = False,
+    pg_url: o.PgUrl = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    pg_table: o.PgTable = None,
+    pg_key: o.PgKey = None,
+    pg_columns: o.PgColumns = None,
+    collection: o.QdrantCollection = None,
+    distance: o.QdrantDistance = None,
+    config: o.Config = None,
+    as_json: o.Json = False,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Read such rows again from Postgres and write them; exit 1 if one still cannot be."""
+    flags = o.Flags(
+        config=config,
+        pg_url=pg_url,
+        pg_table=pg_table,
+        pg_key=pg_key,
+        pg_columns=pg_columns,
+        collection=collection,
+        distance=distance,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        allow_plaintext=allow_plaintext,
+    )
+    with _opened(flags) as (place, store, settings):
+        chosen = _chosen(store, table, key, everything)
+        outcome = retry_letters(
+            postgres_url(settings),
+            settings.tables,
+            [record for _name, record in chosen],
+            target=place.target,
+            store=store,
+            allow_plaintext=settings.allow_plaintext,
+        )
+    if as_json:
+        print_json({"version": REPORT_VERSION, **outcome.to_json()})
+    else:
+        note(f"{outcome.written} written, {outcome.gone} gone from Postgres, {outcome.kept} kept")
+    if outcome.kept:
+        raise CheckFailed(
+            f"{outcome.kept} rows still cannot be written", hint="qdrant-bridge dead-letters list"
+        )
+
+
+def drop(
+    key: Key = None,
+    table: Of = None,
+    everything: All = False,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    pg_table: o.PgTable = None,
+    collection: o.QdrantCollection = None,
+    config: o.Config = None,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Forget such rows: they stay as they are in Qdrant, or missing from it."""
+    flags = o.Flags(
+        config=config,
+        pg_table=pg_table,
+        collection=collection,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        allow_plaintext=allow_plaintext,
+    )
+    with _opened(flags) as (_place, store, _settings):
+        chosen = _chosen(store, table, key, everything)
+        store.remove("dead_letter", [name for name, _record in chosen])
+    note(f"{len(chosen)} dropped")

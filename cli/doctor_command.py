@@ -1,0 +1,129 @@
+"""`qdrant-bridge doctor`: everything that can be checked before a run, each finding with its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from backfill.preflight import check_target, inspect
+from bridge.config import Effective, Settings, TableSettings
+from bridge.errors import BridgeError, CheckFailed
+from bridge.findings import Finding, blockers
+from bridge.postgres import catalog, checks
+from bridge.postgres.connection import Connection, connect
+from bridge.qdrant.target import Target
+from cli import options as o
+from cli.output import findings_table, out, print_json
+from cli.places import Place, open_target, postgres_url, require_tables
+
+REPORT_VERSION = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor", epilog="Example: qdrant-bridge doctor --config bridge.yaml")(doctor)
+
+
+def doctor(
+    pg_url: o.PgUrl = None,
+    pg_table: o.PgTable = None,
+    pg_key: o.PgKey = None,
+    pg_columns: o.PgColumns = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    collection: o.QdrantCollection = None,
+    distance: o.QdrantDistance = None,
+    skip_tls: o.SkipTls = None,
+    config: o.Config = None,
+    as_json: o.Json = False,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Check versions, privileges, keys and schemas before a run; exit 1 if anything blocks it."""
+    effective = o.Flags(
+        config=config,
+        pg_url=pg_url,
+        pg_table=pg_table,
+        pg_key=pg_key,
+        pg_columns=pg_columns,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        collection=collection,
+        distance=distance,
+        skip_tls=skip_tls,
+        allow_plaintext=allow_plaintext,
+    ).load()
+    findings = examine(effective)
+    found = blockers(findings)
+    if as_json:
+        listed = [asdict(finding) for finding in findings]
+        print_json({"version": REPORT_VERSION, "ok": not found, "findings": listed})
+    else:
+        out().print(findings_table(findings))
+    if found:
+        raise CheckFailed(f"{len(found)} findings block a run", code="DOCTOR")
+
+
+def examine(effective: Effective) -> list[Finding]:
+    """All findings, of both sides. An unreachable side is a finding too."""
+    settings = effective.settings
+    require_tables(settings)
+    findings: list[Finding] = []
+    try:
+        with open_target(settings) as place:
+            findings.append(_ok("target.reachable", f"Qdrant at {place.target.label}"))
+            findings += _examine_postgres(settings, place)
+    except BridgeError as error:
+        findings.append(_blocker("target.reachable", error))
+        findings += _examine_postgres(settings, None)
+    return findings
+
+
+def _examine_postgres(settings: Settings, place: Place | None) -> list[Finding]:
+    try:
+        url = postgres_url(settings)
+        with connect(url, allow_plaintext=settings.allow_plaintext) as connection:
+            facts = catalog.server_facts(connection)
+            findings = [
+                *checks.check_server(facts),
+                *checks.check_connection(connection),
+                *checks.check_long_transactions(connection),
+            ]
+            for name, table in settings.tables.items():
+                target = None if place is None else place.target
+                create = settings.migration.create_collection
+                findings += _examine_table(connection, name, table, target, create=create)
+            return findings
+    except BridgeError as error:
+        return [_blocker("source.reachable", error)]
+
+
+def _examine_table(
+    connection: Connection,
+    name: str,
+    settings: TableSettings,
+    target: Target | None,
+    *,
+    create: bool,
+) -> list[Finding]:
+    try:
+        inspection = inspect(connection, name, settings)
+        findings = list(inspection.findings)
+        findings += [
+            Finding(level="warning", check="table.mapping", message=warning)
+            for warning in inspection.mapping.warnings
+        ]
+        if target is not None:
+            findings.append(check_target(target, inspection.mapping.collection, create=create)[1])
+        return findings
+    except BridgeError as error:
+        return [_blocker(f"table {name}", error)]
+
+
+def _ok(check: str, message: str) -> Finding:
+    return Finding(level="ok", check=check, message=message)
+
+
+def _blocker(check: str, error: BridgeError) -> Finding:
+    return Finding(level="blocker", check=check, message=error.message, remedy=error.hint)

@@ -1,0 +1,293 @@
+"""The flags, each written once, and the configuration they make together with file and environment.
+
+The names are those of qdrant/migration, so that its users change one word. That tool writes booleans as
+`--flag=false`, which Click does not know: `normalize` rewrites these before parsing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bridge.config import Effective, TableChoice, load
+from bridge.errors import UsageError
+
+_SOURCE, _TARGET, _RUN, _GENERAL = "Postgres", "Qdrant", "Migration", "General"
+_BOOLEANS = (
+    "--migration.restart",
+    "--migration.create-collection",
+    "-c",
+    "--skip-tls-verification",
+    "--allow-plaintext",
+    "--debug",
+    "--trace",
+    "--json",
+    "--keep",
+)
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def normalize(arguments: Sequence[str]) -> list[str]:
+    """`--flag=true` -> `--flag`, `--flag=false` -> `--no-flag`; all else stays."""
+    result: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or name not in _BOOLEANS:
+            result.append(argument)
+            continue
+        name = "--migration.create-collection" if name == "-c" else name
+        if value.lower() in _TRUE:
+            result.append(name)
+        elif value.lower() in _FALSE:
+            result.append("--no-" + name.removeprefix("--"))
+        else:
+            raise UsageError(f"{name}: {value!r} is neither true nor false")
+    return result
+
+
+def _flag(text: str, names: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel, **more)
+
+
+Config = Annotated[
+    Path | None,
+    _flag("A bridge.yaml; flags override it.", "--config", _GENERAL, metavar="FILE"),
+]
+Json = Annotated[bool, _flag("Print one JSON object.", "--json/--no-json", _GENERAL)]
+Debug = Annotated[
+    bool,
+    _flag("Show where an error came from.", "--debug/--no-debug --trace/--no-trace", _GENERAL),
+]
+AllowPlaintext = Annotated[
+    bool | None,
+    _flag(
+        "Permit connections without TLS to other machines.",
+        "--allow-plaintext/--no-allow-plaintext",
+        _GENERAL,
+        show_default=False,
+    ),
+]
+PgUrl = Annotated[
+    str | None,
+    _flag(
+        "postgresql://user@host:5432/database. The password: PGPASSWORD, .pgpass, or the whole url "
+        "in QDRANT_BRIDGE_POSTGRES__URL.",
+        "--pg.url",
+        _SOURCE,
+        metavar="URL",
+    ),
+]
+PgTable = Annotated[
+    str | None,
+    _flag('docs, public.docs, app."Weird.Table".', "--pg.table", _SOURCE, metavar="NAME"),
+]
+PgKey = Annotated[
+    list[str] | None,
+    _flag(
+        "Columns that identify a row; several with commas. Default: the primary key.",
+        "--pg.key-column",
+        _SOURCE,
+        metavar="COLUMN",
+    ),
+]
+PgColumns = Annotated[
+    list[str] | None,
+    _flag("Columns to copy, with commas. Default: all.", "--pg.columns", _SOURCE, metavar="A,B"),
+]
+QdrantUrl = Annotated[
+    str | None,
+    _flag(
+        "http(s)://host:6334 (gRPC), or edge:///directory (embedded).",
+        "--qdrant.url",
+        _TARGET,
+        metavar="URL",
+        show_default="http://localhost:6334",
+    ),
+]
+QdrantKey = Annotated[
+    str | None,
+    _flag(
+        "Better in QDRANT_BRIDGE_QDRANT__API_KEY, or in qdrant.api_key_file.",
+        "--qdrant.api-key",
+        _TARGET,
+        metavar="KEY",
+    ),
+]
+QdrantCollection = Annotated[
+    str | None,
+    _flag("Default: the table's name.", "--qdrant.collection", _TARGET, metavar="NAME"),
+]
+QdrantDistance = Annotated[
+    list[str] | None,
+    _flag(
+        "column=cosine|dot|euclid|manhattan, several with ';'. Default: from the column's index.",
+        "--qdrant.distance-metric",
+        _TARGET,
+        metavar="MAP",
+    ),
+]
+SkipTls = Annotated[
+    bool | None,
+    _flag(
+        "Trust any certificate of Qdrant's.",
+        "--skip-tls-verification/--no-skip-tls-verification",
+        _TARGET,
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    _flag(
+        "Worker processes; 0: the cores.", "--migration.num-workers", _RUN, show_default="0", min=0
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    _flag("Points a request.", "--migration.batch-size -b", _RUN, show_default="256", min=1),
+]
+BatchDelay = Annotated[
+    int | None,
+    _flag("Milliseconds after each request.", "--migration.batch-delay", _RUN, min=0),
+]
+Restart = Annotated[
+    bool | None,
+    _flag(
+        "Forget earlier progress and copy everything again.",
+        "--migration.restart/--no-migration.restart",
+        _RUN,
+        show_default=False,
+    ),
+]
+CreateCollection = Annotated[
+    bool | None,
+    _flag(
+        "Create the collection if it is missing.",
+        "--migration.create-collection/--no-migration.create-collection -c",
+        _RUN,
+        show_default="true",
+    ),
+]
+OffsetsCollection = Annotated[
+    str | None,
+    _flag(
+        "Accepted for qdrant-migration's sake; progress lies in _qdrant_bridge.",
+        "--migration.offsets-collection",
+        _RUN,
+        metavar="NAME",
+        hidden=True,
+    ),
+]
+Shard = Annotated[
+    str | None,
+    _flag(
+        "i/n: this machine copies part i (from 0) of n; /n takes i from JOB_COMPLETION_INDEX.",
+        "--shard",
+        _RUN,
+        metavar="I/N",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What was given on the command line; None where it was not."""
+
+    config: Path | None = None
+    pg_url: str | None = None
+    pg_table: str | None = None
+    pg_key: Sequence[str] | None = None
+    pg_columns: Sequence[str] | None = None
+    qdrant_url: str | None = None
+    qdrant_key: str | None = None
+    collection: str | None = None
+    distance: Sequence[str] | None = None
+    skip_tls: bool | None = None
+    allow_plaintext: bool | None = None
+    workers: int | None = None
+    batch_size: int | None = None
+    batch_delay: int | None = None
+    restart: bool | None = None
+    create_collection: bool | None = None
+    offsets_collection: str | None = None
+    shard: str | None = None
+
+    def load(self, environ: Mapping[str, str] | None = None) -> Effective:
+        """The configuration in force. UsageError if it is wrong, wherever it came from."""
+        flags = {
+            "postgres.url": self.pg_url,
+            "qdrant.url": self.qdrant_url,
+            "qdrant.api_key": self.qdrant_key,
+            "skip_tls_verification": self.skip_tls,
+            "allow_plaintext": self.allow_plaintext,
+            "migration.num_workers": self.workers,
+            "migration.batch_size": self.batch_size,
+            "migration.batch_delay_milliseconds": self.batch_delay,
+            "migration.restart": self.restart,
+            "migration.create_collection": self.create_collection,
+            "migration.offsets_collection": self.offsets_collection,
+            "migration.shard": self.shard,
+        }
+        choice = TableChoice(
+            name=self.pg_table,
+            key=split_names(self.pg_key, "--pg.key-column"),
+            columns=split_names(self.pg_columns, "--pg.columns"),
+            collection=self.collection,
+            distances=parse_distances(self.distance or ()),
+        )
+        table = choice if choice.says_something else None
+        return load(self.config, flags, os.environ if environ is None else environ, table=table)
+
+
+def split_names(given: Sequence[str] | None, flag: str) -> tuple[str, ...] | None:
+    """Names separated by commas, the flag repeated or not; a quoted name may hold a comma."""
+    if not given:
+        return None
+    names: list[str] = []
+    for text in given:
+        names += _split_one(text, flag)
+    return tuple(names)
+
+
+def _split_one(text: str, flag: str) -> list[str]:
+    names: list[str] = []
+    rest = text
+    while True:
+        rest = rest.strip()
+        if rest.startswith('"'):
+            end = 1
+            while (end := rest.find('"', end)) >= 0 and rest[end : end + 2] == '""':
+                end += 2
+            if end < 0:
+                raise UsageError(f"{flag}: a quote is not closed in {text!r}")
+            names.append(rest[1:end].replace('""', '"'))
+            rest = rest[end + 1 :].strip()
+            if rest and not rest.startswith(","):
+                raise UsageError(f"{flag}: a comma is missing in {text!r}")
+            rest = rest[1:]
+        else:
+            name, _comma, rest = rest.partition(",")
+            if not name.strip():
+                raise UsageError(f"{flag}: a name is empty in {text!r}")
+            names.append(name.strip())
+        if not rest.strip():
+            return names
+
+
+def parse_distances(given: Sequence[str]) -> dict[str, str]:
+    """`a=dot;b=euclid`, the flag repeated or not -> {column: distance}."""
+    distances: dict[str, str] = {}
+    for text in given:
+        for part in filter(None, (piece.strip() for piece in text.split(";"))):
+            column, equals, distance = part.rpartition("=")
+            if not equals or not column.strip():
+                raise UsageError(
+                    f"--qdrant.distance-metric: {part!r} is not column=distance",
+                    hint="--qdrant.distance-metric 'embedding=cosine;image=dot'",
+                )
+            distances[column.strip()] = distance.strip().lower()
+    return distances

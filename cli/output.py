@@ -1,0 +1,72 @@
+"""What a person sees: one screen for an error, a table for findings, JSON for scripts.
+
+Results go to standard output, everything about the run (progress, notes, errors) to standard error, so
+that a report can be piped. Text of the source (names, messages) never is read as rich markup.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bridge.errors import BridgeError
+from bridge.findings import Finding
+
+_MARKS = {"blocker": ("✗", "red"), "warning": ("!", "yellow"), "ok": ("✓", "green")}
+
+
+def out() -> Console:
+    """Standard output. Made anew at each use: tests and pipes replace the stream."""
+    return Console(file=sys.stdout, soft_wrap=True, highlight=False)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_json(report: dict[str, Any]) -> None:
+    """One object, as `--json` promises."""
+    sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_error(error: BridgeError, *, debug: bool) -> None:
+    """What, where, the remedy; with `debug`, how it came about as well."""
+    console = err()
+    if debug:
+        console.print(Text("".join(traceback.format_exception(error))), style="dim")
+    head = Text("error", style="bold red")
+    if error.code:
+        head.append(f" {error.code}", style="bold red")
+    console.print(head + Text(f": {error.message}", style="not bold default"), soft_wrap=True)
+    where = error.where()
+    if where:
+        console.print(Text(f"  where: {where}"), soft_wrap=True)
+    if error.hint:
+        console.print(Text(f"  remedy: {error.hint}"), soft_wrap=True)
+
+
+def findings_table(findings: Iterable[Finding]) -> Table:
+    """A row a finding: mark, check, message, remedy."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for finding in findings:
+        mark, style = _MARKS[finding.level]
+        told = Text(finding.message)
+        if finding.remedy:
+            told.append(f"\n→ {finding.remedy}", style="dim" if finding.level == "ok" else style)
+        table.add_row(Text(mark, style=style), Text(finding.check, style="dim"), told)
+    return table
+
+
+def note(text: str, *, style: str = "") -> None:
+    """A line about the run."""
+    err().print(Text(text, style=style), soft_wrap=True)

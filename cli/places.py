@@ -1,0 +1,106 @@
+"""From settings to open things: the target, the state, Postgres' url. Shared by the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from backfill.pgvector import Options
+from bridge.config import Effective, Settings
+from bridge.errors import UsageError
+from bridge.qdrant.channel import Endpoint, endpoint
+from bridge.qdrant.edge import EdgeTarget
+from bridge.qdrant.server import ServerTarget
+from bridge.qdrant.state import QdrantState
+from bridge.qdrant.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An open target. `endpoint` is None where it is embedded in this process."""
+
+    target: Target
+    endpoint: Endpoint | None
+
+
+@contextmanager
+def open_target(settings: Settings) -> Iterator[Place]:
+    """The target of the configuration, looked at once, closed at the end."""
+    url = settings.qdrant.url
+    target: Target
+    place: Endpoint | None = None
+    if url.startswith("edge://"):
+        target = EdgeTarget(Path(unquote(urlsplit(url).path)))
+    else:
+        key = settings.qdrant.api_key
+        place = endpoint(
+            url,
+            api_key=None if key is None else key.get_secret_value(),
+            ca_file=settings.qdrant.ca_file,
+            skip_tls_verification=settings.skip_tls_verification,
+            allow_plaintext=settings.allow_plaintext,
+            timeout_seconds=settings.qdrant.timeout_seconds,
+        )
+        target = ServerTarget(place, write_ordering=settings.qdrant.write_ordering)
+    try:
+        target.check()
+        yield Place(target=target, endpoint=place)
+    finally:
+        target.close()
+
+
+def postgres_url(settings: Settings) -> str:
+    """The url. UsageError if there is none."""
+    url = settings.postgres.url
+    if url is None:
+        raise UsageError(
+            "where Postgres is has not been said",
+            hint="--pg.url postgresql://user@host/database, postgres.url in bridge.yaml, or "
+            "QDRANT_BRIDGE_POSTGRES__URL",
+        )
+    return url.get_secret_value()
+
+
+def require_tables(settings: Settings) -> None:
+    """UsageError if no table is configured."""
+    if not settings.tables:
+        raise UsageError(
+            "no table has been named",
+            hint="--pg.table NAME, or tables: in a bridge.yaml (qdrant-bridge init writes one)",
+        )
+
+
+def pipeline_name(settings: Settings) -> str:
+    """The pipeline's name; without a configuration file it is made from the collection's."""
+    if settings.pipeline is not None:
+        return settings.pipeline
+    require_tables(settings)
+    first = settings.collection_of(next(iter(settings.tables)))
+    return re.sub(r"[^a-z0-9_]", "_", first.lower())[:50]
+
+
+def state_of(place: Place, settings: Settings) -> QdrantState:
+    """The pipeline's records."""
+    return QdrantState(place.target, pipeline_name(settings))
+
+
+def backfill_options(effective: Effective, place: Place) -> Options:
+    """How to copy, from the settings."""
+    settings = effective.settings
+    migration = settings.migration
+    return Options(
+        postgres_url=postgres_url(settings),
+        allow_plaintext=settings.allow_plaintext,
+        endpoint=place.endpoint,
+        write_ordering=settings.qdrant.write_ordering,
+        workers=migration.num_workers,
+        batch_rows=migration.batch_size,
+        batch_delay_seconds=migration.batch_delay_milliseconds / 1000,
+        restart=migration.restart,
+        create_collection=migration.create_collection,
+        shard=migration.shard_index_and_count,
+    )
