@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bridge.config_tables import TableSettings
 from bridge.errors import BridgeError
+from bridge.mapping import TableMapping
 from bridge.plan import DeadLetter
 from bridge.postgres.chunks import KeyRange
 from bridge.qdrant.channel import Endpoint
-from bridge.schema import Table
 
 BATCH_BYTES = 4 * 1024 * 1024
 """A request stays below what proxies in front of Qdrant commonly allow, whatever the rows' width."""
@@ -31,9 +30,7 @@ class Task:
     postgres_url: str = field(repr=False)
     allow_plaintext: bool
     endpoint: Endpoint | None
-    table: Table
-    settings: TableSettings
-    dimensions: Mapping[str, int]
+    mapping: TableMapping
     write_ordering: str = "weak"
     batch_rows: int = 256
     batch_bytes: int = BATCH_BYTES

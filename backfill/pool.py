@@ -147,7 +147,7 @@ class Pool:
                     f"{_DEATHS_ALLOWED} workers died while they copied chunk {chunk.number}, "
                     f"the last one with code {code}",
                     code="WORKER_DIED",
-                    table=self._task.table.label,
+                    table=self._task.mapping.table.label,
                     hint="is the machine out of memory? fewer workers need less: "
                     "--migration.num-workers; a smaller --migration.batch-size as well",
                 )

@@ -6,7 +6,6 @@ the collection. Both are what `doctor` runs, and what a backfill runs first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.collection_spec import CollectionSpec
@@ -31,7 +30,6 @@ class Inspection:
 
     table: Table
     settings: TableSettings
-    dimensions: Mapping[str, int]
     mapping: TableMapping
     where: SqlCondition | None
     findings: tuple[Finding, ...]
@@ -40,9 +38,10 @@ class Inspection:
         """UsageError with everything that blocks, if anything does."""
         found = blockers(self.findings)
         if found:
+            remedies = [finding.remedy.rstrip(";") for finding in found if finding.remedy]
             raise UsageError(
                 "; ".join(finding.message for finding in found),
-                hint="; ".join(finding.remedy for finding in found if finding.remedy),
+                hint="; ".join(remedies),
                 table=self.table.label,
             )
 
@@ -53,7 +52,7 @@ def inspect(connection: Connection, name: str, settings: TableSettings) -> Inspe
     condition = where_sql(table, settings.where)
     undimensioned = undimensioned_columns(table, settings)
     if undimensioned:
-        _require_readable(connection, table, condition)
+        _require_readable(connection, table, [column.name for column in undimensioned])
     dimensions = {
         column.name: _one_dimension(connection, table, column.name, condition)
         for column in undimensioned
@@ -68,26 +67,16 @@ def inspect(connection: Connection, name: str, settings: TableSettings) -> Inspe
     return Inspection(
         table=table,
         settings=settings,
-        dimensions=dict(mapping_dimensions(mapping)),
         mapping=mapping,
         where=condition,
         findings=tuple(findings),
     )
 
 
-def mapping_dimensions(mapping: TableMapping) -> dict[str, int]:
-    """The dimension of each vector column, for a worker that makes the same mapping again."""
-    return {
-        vector.column: vector.spec.dimension
-        for vector in mapping.vectors
-        if vector.spec.dimension is not None
-    }
-
-
-def _require_readable(connection: Connection, table: Table, condition: SqlCondition | None) -> None:
+def _require_readable(connection: Connection, table: Table, columns: list[str]) -> None:
     findings = [
-        *checks.check_privileges(connection, table),
-        checks.check_row_security(table),
+        *checks.check_privileges(connection, table, columns=columns),
+        checks.check_row_security(table, role=connection.info.user),
     ]
     found = blockers(findings)
     if found:
@@ -99,7 +88,9 @@ def _one_dimension(
 ) -> int | None:
     found = checks.vector_dimensions(connection, table, column, condition)
     if len(found) > 1:
-        counts = ", ".join(f"{count} rows of {size}" for size, count in found.items())
+        counts = ", ".join(
+            f"{size} ({count} row{'s' if count > 1 else ''})" for size, count in found.items()
+        )
         most = max(found, key=lambda size: found[size])
         raise UsageError(
             f"column {column} of {table.label} holds vectors of several dimensions: {counts}",
@@ -111,14 +102,14 @@ def _one_dimension(
 
 
 def check_target(
-    target: Target, spec: CollectionSpec, *, create: bool
+    target: Target | None, spec: CollectionSpec, *, create: bool
 ) -> tuple[CollectionState | None, Finding]:
-    """The collection as it is, and whether the points can go there."""
+    """The collection as it is, and whether the points can go there. No target: nothing is there yet."""
     if spec.name == STATE_COLLECTION:
         raise UsageError(
             f"the collection {STATE_COLLECTION} is reserved", hint="choose --qdrant.collection"
         )
-    state = target.collection(spec.name)
+    state = None if target is None else target.collection(spec.name)
     if state is None:
         if create:
             return None, Finding(

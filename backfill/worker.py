@@ -11,6 +11,7 @@ When the parent dies, however it dies, its end of the lifeline closes and the wo
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,8 +27,6 @@ from backfill.messages import Chunk, ChunkCopied, Failed, Progress, Request, Tas
 from bridge.errors import BridgeError, Unreachable
 from bridge.events import Read
 from bridge.failpoints import failpoint
-from bridge.map_table import map_table
-from bridge.mapping import TableMapping
 from bridge.plan import DeadLetter, Point
 from bridge.postgres import scan
 from bridge.postgres.connection import Connection as Postgres
@@ -38,6 +37,7 @@ from bridge.retry import Retry
 from bridge.writer import Pending, Writer
 
 _REPORT_SECONDS = 0.2
+_OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 
 class Send(Protocol):
@@ -61,7 +61,8 @@ class ChunkCopier:
         self._task = task
         self._send = send
         self._pipe = pipe
-        self._mapping: TableMapping = map_table(task.table, task.settings, task.dimensions)
+        self._mapping = task.mapping
+        self._table = task.mapping.table
         self._postgres: Postgres | None = None
         self._reported = 0.0
 
@@ -94,7 +95,7 @@ class ChunkCopier:
         rows = size = 0
         for batch in self._batches(chunk):
             failpoint("backfill.read")
-            read = Read(table=task.table.label, rows=batch.rows, position=position)
+            read = Read(table=self._table.label, rows=batch.rows, position=position)
             points, bad = mapping.points(read)
             letters += bad
             if mapping.partition_index is not None:
@@ -128,7 +129,7 @@ class ChunkCopier:
         if self._postgres is None:
             self._postgres = connect(task.postgres_url, allow_plaintext=task.allow_plaintext)
         statement = scan.copy_statement(
-            task.table, mapping.selection, mapping.key_columns, chunk.bounds, dict(mapping.where)
+            self._table, mapping.selection, mapping.key_columns, chunk.bounds, dict(mapping.where)
         )
         done = False
         try:
@@ -136,7 +137,7 @@ class ChunkCopier:
                 self._postgres,
                 statement,
                 fields=len(mapping.selection),
-                table=task.table.label,
+                table=self._table.label,
                 batch_rows=task.batch_rows,
                 batch_bytes=task.batch_bytes,
             )
@@ -244,6 +245,10 @@ def main(arguments: Sequence[str]) -> None:
     """`PIPE LIFELINE`: the inherited descriptors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     pipe_descriptor, lifeline = map(int, arguments)
+    # Rows become many small objects, none of them in a cycle: with the usual threshold the collector
+    # takes a quarter of a worker's time looking through what is alive.
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     with Connection(pipe_descriptor) as pipe:
         try:

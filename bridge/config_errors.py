@@ -16,7 +16,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.config_file import KeyPath
-from bridge.config_tables import UNION_TAGS
+from bridge.config_tables import UNION_TAGS, TableSettings
 from bridge.redaction import redact_connection
 
 _SHOWN_LIMIT = 60
@@ -127,6 +127,8 @@ def unknown_key(place: KeyPath, model: type[BaseModel]) -> str:
     if near:
         return f"unknown key; did you mean {near[0]!r}?"
     elsewhere = [".".join(path) for path in section_paths(model) if path[-1] == normal]
+    if normal in TableSettings.model_fields:
+        elsewhere.insert(0, f"tables.<name>.{normal}")
     if elsewhere:
         return f"unknown key; did you mean {' or '.join(repr(path) for path in elsewhere)}?"
     return f"unknown key; known here: {', '.join(known)}"

@@ -1,7 +1,7 @@
 """Places where a test makes the program fail: `BRIDGE_FAILPOINTS=name:action@n[,...]`.
 
 `kill` ends the process as SIGKILL would, `error` raises `Unreachable`, `delay` waits a second, each at
-the n-th time that this process comes by. Inactive unless the variable is set; then `failpoint` is a
+the n-th time (from 1) that this process comes by. Inactive unless the variable is set; then `failpoint` is a
 function that does nothing.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from bridge.errors import Unreachable, UsageError
 
 VARIABLE = "BRIDGE_FAILPOINTS"
-_SPEC = re.compile(r"([a-z_.]+):(kill|error|delay)@(\d+)")
+_SPEC = re.compile(r"([a-z_.]+):(kill|error|delay)@([1-9][0-9]*)")
 _DELAY_SECONDS = 1.0
 
 

@@ -6,6 +6,7 @@ surprise is a warning, shown by `plan`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from string import Formatter
@@ -14,12 +15,20 @@ from bridge.collection_spec import CollectionSpec, IndexKind, check_name
 from bridge.config_tables import TableSettings
 from bridge.errors import UsageError
 from bridge.map_vectors import map_vectors, vector_kind
-from bridge.mapping import IdRule, KeyColumn, PayloadField, Selected, TableMapping, VectorColumn
+from bridge.mapping import (
+    Form,
+    IdRule,
+    KeyColumn,
+    PayloadField,
+    Selected,
+    TableMapping,
+    VectorColumn,
+)
 from bridge.postgres.decode import binary_loader, key_text_loader
-from bridge.postgres.decode_text import text_loader
 from bridge.schema import Column, Table
 from bridge.values import ValuePolicy
 
+_PLAIN_STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _EXACT_DIGITS = 15  # what every double holds: IEEE 754, DBL_DIG
 _INTEGERS = ("int2", "int4", "int8")
 _TEXTS = ("text", "varchar", "bpchar", "citext", "name")
@@ -43,7 +52,8 @@ def map_table(
     )
     rule = _id_rule(table, key, settings)
     _refuse_collisions(table, [path for path, _name in fields], rule)
-    if settings.vectors == "none":
+    indexes = _payload_indexes(table, key, fields, settings, warnings)
+    if not mapped:
         warnings.append(
             "no vectors: existing points keep theirs and all fields that are not mapped; "
             "new rows become points without a vector"
@@ -53,7 +63,7 @@ def map_table(
         collection=CollectionSpec(
             name=collection,
             vectors=tuple(vector.spec for vector in mapped),
-            payload_indexes=_payload_indexes(table, key, fields, settings),
+            payload_indexes=indexes,
         ),
         key=tuple(_key_column(table.column(name), selection) for name in key),
         id_rule=rule,
@@ -81,16 +91,13 @@ class _Selection:
     """Collects what to read, each column and form once."""
 
     def __init__(self) -> None:
-        self._index: dict[tuple[str, str], int] = {}
+        self._index: dict[tuple[str, Form], int] = {}
 
-    def add(self, column: str, form: str) -> int:
+    def add(self, column: str, form: Form) -> int:
         return self._index.setdefault((column, form), len(self._index))
 
     def frozen(self) -> tuple[Selected, ...]:
-        return tuple(
-            Selected(column=column, form="binary" if form == "binary" else "text")
-            for column, form in self._index
-        )
+        return tuple(Selected(column=column, form=form) for column, form in self._index)
 
 
 def known_column(table: Table, name: str, setting: str) -> Column:
@@ -111,7 +118,11 @@ def _key(table: Table, settings: TableSettings) -> tuple[str, ...]:
         for name in settings.key:
             column = known_column(table, name, "key")
             if vector_kind(column) is not None:
-                raise UsageError(f"key: column {name} is a vector", table=table.label)
+                raise UsageError(
+                    f"key: column {name} is a vector",
+                    hint="name the columns that identify a row",
+                    table=table.label,
+                )
         return tuple(settings.key)
     if table.primary_key:
         return table.primary_key
@@ -166,10 +177,18 @@ def _renamed(
         if name not in names:
             column = known_column(table, name, f"payload.{target}")
             what = "a vector" if vector_kind(column) is not None else "not among the columns read"
-            raise UsageError(f"payload.{target}: column {name} is {what}", table=table.label)
+            raise UsageError(
+                f"payload.{target}: column {name} is {what}",
+                hint=f"columns that can be named here: {', '.join(names) or 'none'}",
+                table=table.label,
+            )
         path = tuple(target.split("."))
         if not all(path):
-            raise UsageError(f"payload.{target}: a field name between dots is empty")
+            raise UsageError(
+                f"payload.{target}: a field name between dots is empty",
+                hint="dots nest: metadata.source",
+                table=table.label,
+            )
         fields.append((path, name))
         used.add(name)
     if rest:
@@ -204,20 +223,15 @@ def _payload_field(
 ) -> PayloadField:
     policy = value_policy(column, settings)
     _warn_about_numeric(column, policy, warnings)
-    load = binary_loader(column.type, policy)
-    if load is not None:
-        index = selection.add(column.name, "binary")
-        return PayloadField(column=column.name, path=path, index=index, load=load)
-    from_text = text_loader(column.type, policy)
-    index = selection.add(column.name, "text")
+    form: Form = "text" if binary_loader(column.type, policy) is None else "binary"
     return PayloadField(
-        column=column.name, path=path, index=index, load=lambda raw: from_text(utf8(raw))
+        column=column.name,
+        path=path,
+        index=selection.add(column.name, form),
+        form=form,
+        type=column.type,
+        policy=policy,
     )
-
-
-def utf8(raw: bytes) -> str:
-    """Text fields are UTF-8, as the session's client_encoding has it."""
-    return raw.decode("utf-8")
 
 
 def value_policy(column: Column, settings: TableSettings) -> ValuePolicy:
@@ -242,11 +256,9 @@ def _warn_about_numeric(column: Column, policy: ValuePolicy, warnings: list[str]
 
 
 def _key_column(column: Column, selection: _Selection) -> KeyColumn:
-    text = key_text_loader(column.type)
-    if text is not None:
-        index = selection.add(column.name, "binary")
-        return KeyColumn(column=column.name, index=index, text=text)
-    return KeyColumn(column=column.name, index=selection.add(column.name, "text"), text=utf8)
+    form: Form = "text" if key_text_loader(column.type) is None else "binary"
+    index = selection.add(column.name, form)
+    return KeyColumn(column=column.name, index=index, form=form, type=column.type)
 
 
 def _id_rule(table: Table, key: tuple[str, ...], settings: TableSettings) -> IdRule:
@@ -276,10 +288,16 @@ def _check_template(table: Table, key: tuple[str, ...], template: str) -> None:
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise UsageError(f"id.template: {error}", table=table.label) from None
+        raise UsageError(
+            f"id.template: {error}", hint="a brace as such is written twice", table=table.label
+        ) from None
     named = [name for _text, name, spec, conversion in parts if name is not None]
     if any(spec or conversion for _text, _name, spec, conversion in parts):
-        raise UsageError("id.template takes {column} and nothing else", table=table.label)
+        raise UsageError(
+            "id.template takes {column} and nothing else in braces",
+            hint=f"the key columns: {', '.join(key)}",
+            table=table.label,
+        )
     unknown = [name for name in named if name not in key]
     missing = [name for name in key if name not in named]
     if unknown or missing:
@@ -296,6 +314,7 @@ def _payload_indexes(
     key: tuple[str, ...],
     fields: list[tuple[tuple[str, ...], str]],
     settings: TableSettings,
+    warnings: list[str],
 ) -> dict[str, IndexKind]:
     chosen = settings.payload_indexes
     if chosen == "none":
@@ -314,8 +333,12 @@ def _payload_indexes(
     for path, name in fields:
         if name in indexed:
             kind = "text" if name in trigram else _index_kind(table.column(name), settings)
-            if kind is not None:
+            if kind is None:
+                continue
+            try:
                 result[json_path(path)] = kind
+            except ValueError:
+                warnings.append(f"{name}: no payload index, since Qdrant cannot address that name")
     return result
 
 
@@ -337,8 +360,11 @@ def _index_kind(column: Column, settings: TableSettings) -> IndexKind | None:
 
 
 def json_path(path: tuple[str, ...]) -> str:
-    """Qdrant's JSON path of a payload field; a name that is no plain word is quoted."""
-    return ".".join(
-        step if step.isidentifier() or step.replace("-", "_").isidentifier() else f'"{step}"'
-        for step in path
-    )
+    """Qdrant's JSON path of a payload field; a name that is no plain word is quoted.
+
+    ValueError for a name with a quote or backslash: the grammar has no escape for them (tried on
+    1.18.3).
+    """
+    if any('"' in step or "\\" in step for step in path):
+        raise ValueError(f"no JSON path leads to {path!r}")
+    return ".".join(step if _PLAIN_STEP.fullmatch(step) else f'"{step}"' for step in path)

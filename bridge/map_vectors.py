@@ -129,10 +129,18 @@ def _map_one(
         quantization=_quantization(settings),
     )
     if kind == "bit" and spec.datatype != "uint8":
-        raise UsageError(f"vectors.{column.name}.datatype: a bit column is always uint8")
+        raise UsageError(
+            f"vectors.{column.name}.datatype: a bit column is always uint8",
+            hint="leave the datatype out",
+            table=table.label,
+        )
     if shape == "sparse" and (spec.quantization or name == ""):
         what = "an unnamed vector" if name == "" else "quantized"
-        raise UsageError(f"vectors.{column.name}: a sparse vector cannot be {what} in Qdrant")
+        raise UsageError(
+            f"vectors.{column.name}: a sparse vector cannot be {what} in Qdrant",
+            hint=f"leave vectors.{column.name}.{'name' if name == '' else 'quantization'} out",
+            table=table.label,
+        )
     return MappedVector(column=column.name, kind=kind, spec=spec, warnings=tuple(warnings))
 
 

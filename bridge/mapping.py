@@ -1,23 +1,20 @@
-"""Rows -> points: the one place where a source row becomes what Qdrant stores. Pure.
+"""How a table maps to a collection: plain values, made by `map_table.py`, carried out by `rows.py`.
 
-A `TableMapping` is made by `map_table.py` from the catalog and the configuration. It says which
-columns to read and in which form (`selection`), and turns rows read in that form into points
-(`points`). The point id is fixed in `TableMapping.points` through `IdRule.of`.
-
-A row that cannot become a point (a value that no payload can hold, a vector that Qdrant would
-damage) is returned as a dead letter; the other rows of the batch are not affected.
+A `TableMapping` says which columns to read and in which form (`selection`), and what becomes of each.
+It holds no function, so that it can be sent to a worker process as it is. The point id of a row is
+fixed by `IdRule.of`; `TableMapping.points` turns rows into points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.collection_spec import CollectionSpec, VectorSpec
-from bridge.errors import Unstorable
 from bridge.events import Field, Read
-from bridge.plan import DeadLetter, Point, Vector
+from bridge.plan import DeadLetter, Point
 from bridge.point_ids import (
     PointId,
     composite_text,
@@ -25,11 +22,14 @@ from bridge.point_ids import (
     point_id,
     qdrant_migration_point_id,
 )
-from bridge.schema import Table
-from bridge.values import PayloadValue
-from bridge.vectors import Kind, Result, dense, multi, sparse
+from bridge.schema import PgType, Table
+from bridge.values import PayloadValue, ValuePolicy
+from bridge.vectors import Kind
 
-Load = Callable[[bytes], PayloadValue]
+if TYPE_CHECKING:
+    from bridge.rows import RowMapper
+
+Form = Literal["binary", "text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +37,23 @@ class Selected:
     """One field of a row as it is read: the type's binary form, or its output function's text."""
 
     column: str
-    form: Literal["binary", "text"]
+    form: Form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadField:
-    """A column's way into the payload: `path` is where, `index` which field of the row, `load` how."""
+    """A column's way into the payload.
+
+    `path` is where it goes, `index` the field of the row that holds it in the given form, `policy`
+    what becomes of values for which there is a choice.
+    """
 
     column: str
     path: tuple[str, ...]
     index: int
-    load: Load
+    form: Form
+    type: PgType
+    policy: ValuePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,16 @@ class VectorColumn:
     kind: Kind
     index: int
     spec: VectorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyColumn:
+    """A key column: the field `index` of the row holds it in the given form."""
+
+    column: str
+    index: int
+    form: Form
+    type: PgType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +115,7 @@ class IdRule:
         return fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyColumn:
-    """A key column: `text` gives its output function's text from the field `index` of the row."""
-
-    column: str
-    index: int
-    text: Callable[[bytes], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TableMapping:
     """How one table becomes one collection.
 
@@ -127,6 +134,16 @@ class TableMapping:
     where: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    @cached_property
+    def _rows(self) -> RowMapper:
+        from bridge.rows import RowMapper  # it is made from this module's classes
+
+        return RowMapper(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the functions that `_rows` holds: whoever gets the copy makes them anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
+
     @property
     def key_columns(self) -> tuple[str, ...]:
         """The key's column names, in the key's order."""
@@ -134,81 +151,13 @@ class TableMapping:
 
     def points(self, read: Read) -> tuple[list[Point], list[DeadLetter]]:
         """The points of a batch of rows in their order, and the rows that cannot become one."""
-        columns = [self._vector_column(column, read.rows) for column in self.vectors]
-        points: list[Point] = []
-        letters: list[DeadLetter] = []
-        for number, row in enumerate(read.rows):
-            texts: list[str] = []
-            try:
-                texts = self.key_texts(row)
-                payload = self._payload(row)
-                named: dict[str, Vector] = {}
-                for column, results in zip(self.vectors, columns, strict=True):
-                    vector = results[number]
-                    if isinstance(vector, Unstorable):
-                        raise Unstorable(f"column {column.column}: {vector.message}")
-                    if vector is not None:
-                        named[column.spec.name] = vector
-            except Unstorable as flaw:
-                letters.append(self.dead_letter(texts, flaw.message, read.position))
-                continue
-            if self.id_rule.id_field is not None:
-                payload.update(self.id_rule.fields(texts))
-            points.append(Point(self.id_rule.of(texts), named, payload))
-        return points, letters
+        return self._rows.points(read)
 
     def key_texts(self, row: Sequence[Field]) -> list[str]:
         """The key of a row as its columns' texts. A NULL in it raises Unstorable: no key, no point."""
-        texts: list[str] = []
-        for column in self.key:
-            raw = row[column.index]
-            if raw is None:
-                raise Unstorable(f"column {column.column}: a NULL in the key")
-            texts.append(column.text(raw))
-        return texts
+        return self._rows.key_texts(row)
 
     def dead_letter(self, texts: Sequence[str], reason: str, position: str) -> DeadLetter:
         """A row set aside, named by its key (`NULL` if its key has one)."""
         key = (texts[0] if len(texts) == 1 else composite_text(texts)) if texts else "NULL"
         return DeadLetter(table=self.table.label, key=key, reason=reason, position=position)
-
-    def _payload(self, row: Sequence[Field]) -> dict[str, PayloadValue]:
-        payload: dict[str, PayloadValue] = {}
-        omit_nulls = self.omit_nulls
-        for item in self.payload:
-            raw = row[item.index]
-            if raw is None:
-                if omit_nulls:
-                    continue
-                value: PayloadValue = None
-            else:
-                try:
-                    value = item.load(raw)
-                except Unstorable as flaw:
-                    raise Unstorable(f"column {item.column}: {flaw.message}") from None
-            path = item.path
-            if len(path) == 1:
-                payload[path[0]] = value
-            else:
-                _nest(payload, path, value)
-        return payload
-
-    def _vector_column(self, column: VectorColumn, rows: Sequence[Sequence[Field]]) -> list[Result]:
-        index, spec = column.index, column.spec
-        fields = [row[index] for row in rows]
-        cosine = spec.distance == "cosine"
-        if spec.shape == "sparse":
-            return sparse(fields, dimension=spec.dimension, cosine=cosine)
-        assert spec.dimension is not None  # noqa: S101 - map_table gives each dense vector one
-        convert = dense if spec.shape == "dense" else multi
-        return convert(fields, kind=column.kind, dimension=spec.dimension, cosine=cosine)
-
-
-def _nest(payload: dict[str, PayloadValue], path: tuple[str, ...], value: PayloadValue) -> None:
-    """Put `value` at a dotted path; `map_table` has made sure that no two paths collide."""
-    level = payload
-    for step in path[:-1]:
-        inner = level.setdefault(step, {})
-        assert isinstance(inner, dict)  # noqa: S101 - paths never collide
-        level = inner
-    level[path[-1]] = value

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+_POSTGRES = re.compile(r"([0-9]+):([0-9]+)@([0-9A-Fa-f/]+)")
+_KAFKA = re.compile(r"([A-Za-z0-9._-]+)\[([0-9]+)\]@([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,13 +51,15 @@ class PostgresPosition:
 
     @classmethod
     def parse(cls, text: str) -> PostgresPosition:
-        """The inverse of `str`: `system/timeline/lsn` joined by `@` and `:`."""
+        """The inverse of `str`: `system:timeline@lsn`. ValueError if it is anything else."""
+        match = _POSTGRES.fullmatch(text)
         try:
-            place, lsn = text.split("@")
-            system_id, timeline = place.split(":")
-            return cls(system_id=system_id, timeline=int(timeline), lsn=Lsn.parse(lsn))
+            if match is not None:
+                lsn = Lsn.parse(match[3])
+                return cls(system_id=match[1], timeline=int(match[2]), lsn=lsn)
         except ValueError:
-            raise ValueError(f"not a Postgres position: {text!r}") from None
+            pass
+        raise ValueError(f"not a Postgres position: {text!r}")
 
     def __str__(self) -> str:
         return f"{self.system_id}:{self.timeline}@{self.lsn}"
@@ -78,7 +82,7 @@ class KafkaPosition:
     @classmethod
     def parse(cls, text: str) -> KafkaPosition:
         """The inverse of `str`: `topic[partition]@offset`; a topic has no brackets (Kafka's rule)."""
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)\[(\d+)\]@(\d+)", text)
+        match = _KAFKA.fullmatch(text)
         if match is None:
             raise ValueError(f"not a Kafka position: {text!r}")
         return cls(topic=match[1], partition=int(match[2]), offset=int(match[3]))

@@ -101,15 +101,15 @@ class Writer:
                 raise failures.pop()
             try:
                 self.send(self.encode(points)).result()
-            except RateLimited:
+            except RateLimited as error:
                 if len(points) > 1:
-                    raise _TooLarge from None
+                    raise _TooLarge(error) from None
                 raise
 
         try:
             self.retry.call(attempt)
-        except _TooLarge:
-            self._halves(points)
+        except _TooLarge as large:
+            self._halves(points, large.limit)
         except Rejected as error:
             self._bisect(points, error)
         else:
@@ -121,9 +121,13 @@ class Writer:
         else:
             self._halves(points)
 
-    def _halves(self, points: Sequence[Point]) -> None:
+    def _halves(self, points: Sequence[Point], limit: RateLimited | None = None) -> None:
+        """Each half by itself; a `limit` just met is waited for first."""
         half = len(points) // 2
-        self._settle(points[:half])
+        if limit is None:
+            self._settle(points[:half])
+        else:
+            self._again(points[:half], limit)
         self._settle(points[half:])
 
     def _write_storable(self, points: Sequence[Point]) -> None:
@@ -151,3 +155,6 @@ class Writer:
 
 class _TooLarge(Exception):
     """The server's limiter takes no request of this size; internal to `Writer`."""
+
+    def __init__(self, limit: RateLimited) -> None:
+        self.limit = limit

@@ -11,29 +11,36 @@ from backfill.report import TableReport, to_json
 from bridge.config import Effective
 from bridge.errors import CheckFailed
 from cli import options as o
+from cli.help import Command, Group
 from cli.output import err, note, print_json
 from cli.places import backfill_options, open_target, pipeline_name, require_tables, state_of
 from cli.progress import display, duration
 
-_EXAMPLES = """
+# Lines of at most 78 columns, or of prose, which wraps by itself.
+_EXAMPLES = (
+    """
 Examples:
-
-  qdrant-bridge backfill pgvector --pg.url postgresql://me@db/app --pg.table docs
-
+  qdrant-bridge backfill pgvector --pg.table docs \\
+      --pg.url postgresql://me@db/app --qdrant.url https://qdrant:6334
   qdrant-bridge backfill pgvector --config bridge.yaml --json
+  qdrant-bridge backfill pgvector --config bridge.yaml --shard 0/4
 
-  qdrant-bridge backfill pgvector --config bridge.yaml --shard 0/4   (on each of four machines)
-
-A run that is repeated goes on where the last one stopped. The copy is the table as it was while
-it was read; exit code 1 if the counts of a table that stood still do not agree.
 """
+    "Booleans also take =true and =false. A run that is repeated goes on where the last one "
+    "stopped. Exit code 1 if the counts of a table that stood still do not agree."
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Copy everything once, resumably.")
-    group.command("pgvector", epilog=_EXAMPLES)(backfill_pgvector)
-    group.command("pg", hidden=True)(backfill_pgvector)
+    group = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        help="Copy everything once, resumably.",
+        epilog="Example: qdrant-bridge backfill pgvector --config bridge.yaml",
+    )
+    group.command("pgvector", cls=Command, epilog=_EXAMPLES)(backfill_pgvector)
+    group.command("pg", cls=Command, epilog=_EXAMPLES, hidden=True)(backfill_pgvector)
     app.add_typer(group, name="backfill")
 
 
@@ -58,6 +65,7 @@ def backfill_pgvector(
     as_json: o.Json = False,
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
+    show_version: o.Version = False,
 ) -> None:
     """Copy a Postgres table with pgvector columns into a Qdrant collection."""
     effective = o.Flags(

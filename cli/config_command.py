@@ -17,6 +17,7 @@ from rich.text import Text
 
 from bridge.config import Effective, json_schema
 from cli import options as o
+from cli.help import Command
 from cli.output import out, print_json
 
 REPORT_VERSION = 1
@@ -24,12 +25,16 @@ REPORT_VERSION = 1
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("config", epilog="Example: qdrant-bridge config --config bridge.yaml")(config)
+    app.command("config", cls=Command, epilog="Example: qdrant-bridge config --config bridge.yaml")(
+        config
+    )
 
 
 def config(
     file: o.Config = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a bridge.yaml.")
+    ] = False,
     pg_url: o.PgUrl = None,
     pg_table: o.PgTable = None,
     qdrant_url: o.QdrantUrl = None,

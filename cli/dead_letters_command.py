@@ -16,23 +16,41 @@ from bridge.errors import CheckFailed, UsageError
 from bridge.qdrant.state import QdrantState
 from bridge.state import Record
 from cli import options as o
+from cli.help import Command, Group
 from cli.output import note, out, print_json
 from cli.places import Place, open_target, pipeline_name, postgres_url
 
 REPORT_VERSION = 1
 
-Key = Annotated[str | None, typer.Argument(help="The row's key, as `list` shows it.")]
-Of = Annotated[str | None, typer.Option("--table", help="Only this table's.", metavar="NAME")]
-All = Annotated[bool, typer.Option("--all", help="All of them.")]
+_ROWS = "Which rows"
+
+Key = Annotated[
+    str | None,
+    typer.Argument(help="The row's key, as `list` shows it.", metavar="KEY"),
+]
+Of = Annotated[
+    str | None,
+    typer.Option("--table", help="This table's.", metavar="NAME", rich_help_panel=_ROWS),
+]
+All = Annotated[bool, typer.Option("--all", help="All of them.", rich_help_panel=_ROWS)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Rows that were set aside, and why.")
-    group.command("list")(list_letters)
-    group.command("show")(show)
-    group.command("retry")(retry)
-    group.command("drop")(drop)
+    group = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        help="Rows that were set aside, and why.",
+        epilog="Example: qdrant-bridge dead-letters list --config bridge.yaml",
+    )
+    for name, command, rest in (
+        ("list", list_letters, ""),
+        ("show", show, " 42"),
+        ("retry", retry, " --all"),
+        ("drop", drop, " 42 --table public.docs"),
+    ):
+        example = f"Example: qdrant-bridge dead-letters {name}{rest} --config bridge.yaml"
+        group.command(name, cls=Command, epilog=example)(command)
     app.add_typer(group, name="dead-letters")
 
 
@@ -76,6 +94,7 @@ def list_letters(
     collection: o.QdrantCollection = None,
     config: o.Config = None,
     as_json: o.Json = False,
+    skip_tls: o.SkipTls = None,
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
@@ -86,6 +105,7 @@ def list_letters(
         collection=collection,
         qdrant_url=qdrant_url,
         qdrant_key=qdrant_key,
+        skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
     with _opened(flags) as (_place, store, _settings):
@@ -110,6 +130,7 @@ def show(
     collection: o.QdrantCollection = None,
     config: o.Config = None,
     as_json: o.Json = False,
+    skip_tls: o.SkipTls = None,
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
@@ -122,6 +143,7 @@ def show(
         collection=collection,
         qdrant_url=qdrant_url,
         qdrant_key=qdrant_key,
+        skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
     with _opened(flags) as (_place, store, _settings):
@@ -150,6 +172,7 @@ def retry(
     distance: o.QdrantDistance = None,
     config: o.Config = None,
     as_json: o.Json = False,
+    skip_tls: o.SkipTls = None,
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
@@ -164,6 +187,7 @@ def retry(
         distance=distance,
         qdrant_url=qdrant_url,
         qdrant_key=qdrant_key,
+        skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
     with _opened(flags) as (place, store, settings):
@@ -195,6 +219,7 @@ def drop(
     pg_table: o.PgTable = None,
     collection: o.QdrantCollection = None,
     config: o.Config = None,
+    skip_tls: o.SkipTls = None,
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
@@ -205,6 +230,7 @@ def drop(
         collection=collection,
         qdrant_url=qdrant_url,
         qdrant_key=qdrant_key,
+        skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
     with _opened(flags) as (_place, store, _settings):

@@ -26,6 +26,7 @@ from bridge.postgres.embedded import EmbeddedPostgres
 from bridge.qdrant.target import Target
 from cli import options as o
 from cli.backfill_command import copy_tables, print_summary
+from cli.help import GENERAL, Command
 from cli.output import note, out
 from cli.places import open_target
 
@@ -40,14 +41,21 @@ _HITS = 5
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", epilog="Example: qdrant-bridge demo --keep")(demo)
+    app.command("demo", cls=Command, epilog="Example: qdrant-bridge demo --keep")(demo)
 
 
 def demo(
     directory: Annotated[
-        Path | None, typer.Option(help="Where to put it all. Default: a temporary directory.")
+        Path | None,
+        typer.Option(
+            help="Where to put it all. Default: a temporary directory.",
+            metavar="DIR",
+            rich_help_panel=GENERAL,
+        ),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Leave the data there.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Leave the data there.", show_default=False)
+    ] = False,
     debug: o.Debug = False,
 ) -> None:
     """Copy 3,000 real rows from an embedded Postgres to an embedded Qdrant, and search both."""

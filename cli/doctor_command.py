@@ -14,6 +14,7 @@ from bridge.postgres import catalog, checks
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.target import Target
 from cli import options as o
+from cli.help import Command
 from cli.output import findings_table, out, print_json
 from cli.places import Place, open_target, postgres_url, require_tables
 
@@ -22,7 +23,9 @@ REPORT_VERSION = 1
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor", epilog="Example: qdrant-bridge doctor --config bridge.yaml")(doctor)
+    app.command("doctor", cls=Command, epilog="Example: qdrant-bridge doctor --config bridge.yaml")(
+        doctor
+    )
 
 
 def doctor(

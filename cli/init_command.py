@@ -15,6 +15,7 @@ from bridge.postgres import catalog, checks
 from bridge.postgres.connection import Connection, connect, display
 from bridge.schema import Table
 from cli import options as o
+from cli.help import GENERAL, Command
 from cli.output import note
 from cli.places import postgres_url
 
@@ -28,17 +29,26 @@ _HEAD = """\
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        "init", epilog="Example: qdrant-bridge init --pg.url postgresql://me@db/app bridge.yaml"
+        "init",
+        cls=Command,
+        epilog="Example: qdrant-bridge init bridge.yaml --pg.url postgresql://me@db/app",
     )(init)
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")] = Path(
-        "bridge.yaml"
-    ),
+    path: Annotated[
+        Path, typer.Argument(help="The file to write; - for standard output.", metavar="FILE")
+    ] = Path("bridge.yaml"),
     pg_url: o.PgUrl = None,
     qdrant_url: o.QdrantUrl = None,
-    pipeline: Annotated[str, typer.Option(help="The pipeline's name.")] = "main",
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            help="The pipeline's name: it keeps its records apart from others' in one Qdrant.",
+            metavar="NAME",
+            rich_help_panel=GENERAL,
+        ),
+    ] = "main",
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:

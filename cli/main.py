@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from importlib.metadata import version
 from types import FrameType
 
-import click
 import typer
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, StopError, UsageError
 from cli import (
     backfill_command,
     config_command,
@@ -26,13 +24,28 @@ from cli import (
     plan_command,
     status_command,
 )
-from cli.options import normalize
-from cli.output import note, print_error
+from cli.help import Group, Terminated
+from cli.options import Version, normalize
+from cli.output import print_error
+
+_EXAMPLES = (
+    """
+Begin with: qdrant-bridge demo
+Then, on your own data (nothing is written before the backfill):
+  qdrant-bridge init bridge.yaml --pg.url postgresql://me@db/app
+  qdrant-bridge doctor --config bridge.yaml
+  qdrant-bridge backfill pgvector --config bridge.yaml
+
+"""
+    "Exit codes: 0 done; 1 a check failed; 2 wrong usage or configuration; 3 stopped, because going "
+    "on would lose or corrupt data; 4 a service does not answer."
+)
 
 app = typer.Typer(
     name="qdrant-bridge",
+    cls=Group,
     help="Copies vectors from pgvector (and Pinecone) into Qdrant, exactly, and shows that it did.",
-    epilog="Begin with: qdrant-bridge demo. Then: qdrant-bridge plan --pg.url ... --pg.table ...",
+    epilog=_EXAMPLES,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -48,23 +61,9 @@ config_command.register(app)
 demo_command.register(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"qdrant-bridge {version('qdrant-bridge')}")
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    show_version: bool = typer.Option(
-        False, "--version", help="Print the version.", callback=_version, is_eager=True
-    ),
-) -> None:
+def _root(show_version: Version = False) -> None:
     """Copies vectors from pgvector (and Pinecone) into Qdrant, exactly, and shows that it did."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is: indexing is restored, what is finished is kept."""
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -73,35 +72,40 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
-    debug = any(flag in arguments for flag in ("--debug", "--trace", "--debug=true"))
+    debug = False
     try:
-        result = app(args=normalize(arguments), prog_name="qdrant-bridge", standalone_mode=False)
+        given = normalize(arguments)
+        debug = "--debug" in given or "--trace" in given
+        result = app(args=given, prog_name="qdrant-bridge", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BridgeError as error:
         print_error(error, debug=debug)
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
-    except (click.Abort, KeyboardInterrupt) as interrupt:
-        note("interrupted; what is finished is kept, and the same command goes on from there")
-        return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    except typer.TyperException as error:
+        return _refuse(error)
     except BrokenPipeError:
         return 0  # the reader of our output has seen enough
     except Exception as error:
-        if debug:
-            raise
-        note(
-            f"error: something unforeseen happened: {type(error).__name__}\n"
-            "  remedy: run it again with --debug, and report what it prints",
-            style="bold red",
+        unforeseen = StopError(
+            f"something unforeseen happened: {type(error).__name__}",
+            code="UNFORESEEN",
+            hint="run it again with --debug, and report what it prints",
         )
-        return 3
+        unforeseen.__cause__ = error
+        print_error(unforeseen, debug=debug)
+        return unforeseen.exit_code
+
+
+def _refuse(error: typer.TyperException) -> int:
+    """A command line that cannot be parsed; exit code 2, as for all wrong usage."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return UsageError.exit_code  # the help has been printed
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "qdrant-bridge"
+    message = error.format_message().rstrip(".")
+    refusal = UsageError(message[:1].lower() + message[1:], hint=f"{command} --help")
+    print_error(refusal, debug=False)
+    return refusal.exit_code
 
 
 def main() -> None:

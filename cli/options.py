@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,9 @@ import typer
 
 from bridge.config import Effective, TableChoice, load
 from bridge.errors import UsageError
+from cli.help import GENERAL
 
-_SOURCE, _TARGET, _RUN, _GENERAL = "Postgres", "Qdrant", "Migration", "General"
+_SOURCE, _TARGET, _RUN = "Postgres", "Qdrant", "Migration"
 _BOOLEANS = (
     "--migration.restart",
     "--migration.create-collection",
@@ -46,37 +48,50 @@ def normalize(arguments: Sequence[str]) -> list[str]:
         elif value.lower() in _FALSE:
             result.append("--no-" + name.removeprefix("--"))
         else:
-            raise UsageError(f"{name}: {value!r} is neither true nor false")
+            raise UsageError(
+                f"{name}: {value!r} is neither true nor false", hint=f"{name}, or {name}=false"
+            )
     return result
 
 
 def _flag(text: str, names: str, panel: str, **more: Any) -> Any:
-    return typer.Option(*names.split(), help=text, rich_help_panel=panel, **more)
+    # A default of False or None says nothing; defaults that do are in the text.
+    shown = {"show_default": False, **more}
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel, **shown)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qdrant-bridge {version('qdrant-bridge')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    _flag("Print the version.", "--version", GENERAL, callback=_print_version, is_eager=True),
+]
 Config = Annotated[
     Path | None,
-    _flag("A bridge.yaml; flags override it.", "--config", _GENERAL, metavar="FILE"),
+    _flag("A bridge.yaml; flags override it.", "--config", GENERAL, metavar="FILE"),
 ]
-Json = Annotated[bool, _flag("Print one JSON object.", "--json/--no-json", _GENERAL)]
+Json = Annotated[bool, _flag("Print one JSON object.", "--json/--no-json", GENERAL)]
 Debug = Annotated[
     bool,
-    _flag("Show where an error came from.", "--debug/--no-debug --trace/--no-trace", _GENERAL),
+    _flag("Show where an error came from.", "--debug/--no-debug --trace/--no-trace", GENERAL),
 ]
 AllowPlaintext = Annotated[
     bool | None,
     _flag(
         "Permit connections without TLS to other machines.",
         "--allow-plaintext/--no-allow-plaintext",
-        _GENERAL,
-        show_default=False,
+        GENERAL,
     ),
 ]
 PgUrl = Annotated[
     str | None,
     _flag(
-        "postgresql://user@host:5432/database. The password: PGPASSWORD, .pgpass, or the whole url "
-        "in QDRANT_BRIDGE_POSTGRES__URL.",
+        "postgresql://user@host:5432/database. The password: in PGPASSWORD or .pgpass; or the "
+        "whole url in a file (postgres.url_file).",
         "--pg.url",
         _SOURCE,
         metavar="URL",
@@ -89,30 +104,30 @@ PgTable = Annotated[
 PgKey = Annotated[
     list[str] | None,
     _flag(
-        "Columns that identify a row; several with commas. Default: the primary key.",
+        "Columns that identify a row. Default: the primary key.",
         "--pg.key-column",
         _SOURCE,
-        metavar="COLUMN",
+        metavar="A,B",
     ),
 ]
 PgColumns = Annotated[
     list[str] | None,
-    _flag("Columns to copy, with commas. Default: all.", "--pg.columns", _SOURCE, metavar="A,B"),
+    _flag("Columns to copy. Default: all.", "--pg.columns", _SOURCE, metavar="A,B"),
 ]
 QdrantUrl = Annotated[
     str | None,
     _flag(
-        "http(s)://host:6334 (gRPC), or edge:///directory (embedded).",
+        "http(s)://host:6334 (the gRPC port), or edge:///directory (embedded). Default: "
+        "http://localhost:6334.",
         "--qdrant.url",
         _TARGET,
         metavar="URL",
-        show_default="http://localhost:6334",
     ),
 ]
 QdrantKey = Annotated[
     str | None,
     _flag(
-        "Better in QDRANT_BRIDGE_QDRANT__API_KEY, or in qdrant.api_key_file.",
+        "Better in a file (qdrant.api_key_file), or in QDRANT_BRIDGE_QDRANT__API_KEY.",
         "--qdrant.api-key",
         _TARGET,
         metavar="KEY",
@@ -125,7 +140,7 @@ QdrantCollection = Annotated[
 QdrantDistance = Annotated[
     list[str] | None,
     _flag(
-        "column=cosine|dot|euclid|manhattan, several with ';'. Default: from the column's index.",
+        "'a=cosine;b=dot'; also euclid, manhattan. Default: from the column's index.",
         "--qdrant.distance-metric",
         _TARGET,
         metavar="MAP",
@@ -137,22 +152,19 @@ SkipTls = Annotated[
         "Trust any certificate of Qdrant's.",
         "--skip-tls-verification/--no-skip-tls-verification",
         _TARGET,
-        show_default=False,
     ),
 ]
 Workers = Annotated[
     int | None,
-    _flag(
-        "Worker processes; 0: the cores.", "--migration.num-workers", _RUN, show_default="0", min=0
-    ),
+    _flag("Worker processes. Default: the cores.", "--migration.num-workers", _RUN, metavar="N"),
 ]
 BatchSize = Annotated[
     int | None,
-    _flag("Points a request.", "--migration.batch-size -b", _RUN, show_default="256", min=1),
+    _flag("Points a request. Default: 256.", "--migration.batch-size -b", _RUN, metavar="N"),
 ]
 BatchDelay = Annotated[
     int | None,
-    _flag("Milliseconds after each request.", "--migration.batch-delay", _RUN, min=0),
+    _flag("Milliseconds after each request.", "--migration.batch-delay", _RUN, metavar="N"),
 ]
 Restart = Annotated[
     bool | None,
@@ -160,32 +172,29 @@ Restart = Annotated[
         "Forget earlier progress and copy everything again.",
         "--migration.restart/--no-migration.restart",
         _RUN,
-        show_default=False,
     ),
 ]
 CreateCollection = Annotated[
     bool | None,
     _flag(
-        "Create the collection if it is missing.",
+        "Create the collection if it is missing; so it is unless =false.",
         "--migration.create-collection/--no-migration.create-collection -c",
         _RUN,
-        show_default="true",
     ),
 ]
 OffsetsCollection = Annotated[
     str | None,
     _flag(
-        "Accepted for qdrant-migration's sake; progress lies in _qdrant_bridge.",
+        "Taken, and not used: progress lies in _qdrant_bridge.",
         "--migration.offsets-collection",
         _RUN,
         metavar="NAME",
-        hidden=True,
     ),
 ]
 Shard = Annotated[
     str | None,
     _flag(
-        "i/n: this machine copies part i (from 0) of n; /n takes i from JOB_COMPLETION_INDEX.",
+        "This machine copies part I (from 0) of N; /N takes I from JOB_COMPLETION_INDEX.",
         "--shard",
         _RUN,
         metavar="I/N",

@@ -53,12 +53,23 @@ def open_target(settings: Settings) -> Iterator[Place]:
         target.close()
 
 
+@contextmanager
+def look_at_target(settings: Settings) -> Iterator[Target | None]:
+    """The target as it is; None if it is embedded and not there yet, since opening would make it."""
+    url = settings.qdrant.url
+    if url.startswith("edge://") and not Path(unquote(urlsplit(url).path)).exists():
+        yield None
+        return
+    with open_target(settings) as place:
+        yield place.target
+
+
 def postgres_url(settings: Settings) -> str:
     """The url. UsageError if there is none."""
     url = settings.postgres.url
     if url is None:
         raise UsageError(
-            "where Postgres is has not been said",
+            "no Postgres url has been given",
             hint="--pg.url postgresql://user@host/database, postgres.url in bridge.yaml, or "
             "QDRANT_BRIDGE_POSTGRES__URL",
         )

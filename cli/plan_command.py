@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
@@ -10,12 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from backfill.preflight import Inspection, check_target, inspect
-from bridge.config import Effective
+from bridge.config import Effective, Settings
+from bridge.errors import Unreachable
+from bridge.findings import Finding
 from bridge.map_vectors import vector_kind
 from bridge.postgres.connection import connect
 from cli import options as o
+from cli.help import Command
 from cli.output import findings_table, note, out, print_json
-from cli.places import open_target, pipeline_name, postgres_url, require_tables
+from cli.places import look_at_target, pipeline_name, postgres_url, require_tables
 
 REPORT_VERSION = 1
 
@@ -24,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "plan",
+        cls=Command,
         epilog="Example: qdrant-bridge plan --pg.url postgresql://me@db/app --pg.table docs",
     )(plan)
 
@@ -58,11 +62,12 @@ def plan(
         allow_plaintext=allow_plaintext,
     ).load()
     inspections = inspect_tables(effective)
+    lookups = [_look_up(effective.settings, inspection) for inspection in inspections]
     if as_json:
-        print_json(report(effective, inspections))
+        print_json(report(effective, inspections, lookups))
         return
-    for inspection in inspections:
-        _show(inspection)
+    for inspection, lookup in zip(inspections, lookups, strict=True):
+        _show(inspection, lookup)
 
 
 def inspect_tables(effective: Effective) -> list[Inspection]:
@@ -74,25 +79,48 @@ def inspect_tables(effective: Effective) -> list[Inspection]:
         return [inspect(connection, name, table) for name, table in settings.tables.items()]
 
 
-def report(effective: Effective, inspections: list[Inspection]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """What Qdrant says of a table's collection; None where it does not answer."""
+
+    exists: bool | None
+    fits: bool | None
+    finding: Finding
+
+
+def _look_up(settings: Settings, inspection: Inspection) -> Lookup:
+    create = settings.migration.create_collection
+    try:
+        with look_at_target(settings) as target:
+            state, finding = check_target(target, inspection.mapping.collection, create=create)
+    except Unreachable as error:
+        # A plan is of use before Qdrant runs.
+        away = Finding(
+            level="warning",
+            check="target.reachable",
+            message=f"{error.message}; whether the collection is there is not known",
+            remedy=error.hint,
+        )
+        return Lookup(exists=None, fits=None, finding=away)
+    return Lookup(exists=state is not None, fits=finding.level == "ok", finding=finding)
+
+
+def report(
+    effective: Effective, inspections: list[Inspection], lookups: list[Lookup]
+) -> dict[str, Any]:
     """`plan --json`."""
-    with open_target(effective.settings) as place:
-        tables: dict[str, Any] = {}
-        for inspection in inspections:
-            spec = inspection.mapping.collection
-            state, finding = check_target(place.target, spec, create=True)
-            tables[inspection.table.label] = {
-                "collection": dict[str, Any](asdict(spec))
-                | {
-                    "exists": state is not None,
-                    "fits": finding.level == "ok",
-                },
-                "key": list(inspection.mapping.key_columns),
-                "id": asdict(inspection.mapping.id_rule),
-                "columns": column_rows(inspection),
-                "warnings": list(inspection.mapping.warnings),
-                "findings": [asdict(found) for found in (*inspection.findings, finding)],
-            }
+    tables: dict[str, Any] = {}
+    for inspection, lookup in zip(inspections, lookups, strict=True):
+        spec = asdict(inspection.mapping.collection)
+        findings = (*inspection.findings, lookup.finding)
+        tables[inspection.table.label] = {
+            "collection": {**spec, "exists": lookup.exists, "fits": lookup.fits},
+            "key": list(inspection.mapping.key_columns),
+            "id": asdict(inspection.mapping.id_rule),
+            "columns": column_rows(inspection),
+            "warnings": list(inspection.mapping.warnings),
+            "findings": [asdict(found) for found in findings],
+        }
     return {
         "version": REPORT_VERSION,
         "pipeline": pipeline_name(effective.settings),
@@ -153,7 +181,7 @@ def _why_not(inspection: Inspection, name: str) -> str:
     return "not among the columns asked for"
 
 
-def _show(inspection: Inspection) -> None:
+def _show(inspection: Inspection, lookup: Lookup) -> None:
     console, mapping = out(), inspection.mapping
     spec = mapping.collection
     key = ", ".join(mapping.key_columns)
@@ -184,7 +212,8 @@ def _show(inspection: Inspection) -> None:
         console.print(Text(f"payload indexes: {told}"))
     for warning in mapping.warnings:
         note(f"warning: {warning}", style="yellow")
-    console.print(findings_table(f for f in inspection.findings if f.level != "ok"))
+    blocking = [finding for finding in inspection.findings if finding.level != "ok"]
+    console.print(findings_table([*blocking, lookup.finding]))
 
 
 def _brief(value: Any) -> str:

@@ -13,6 +13,7 @@ from bridge.errors import UsageError
 from bridge.qdrant.state import QdrantState
 from bridge.state import ChunkDone, TablePlan
 from cli import options as o
+from cli.help import Command
 from cli.output import out, print_json
 from cli.places import open_target, pipeline_name
 
@@ -21,9 +22,9 @@ REPORT_VERSION = 1
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("status", epilog="Example: qdrant-bridge status --config bridge.yaml --json")(
-        status
-    )
+    app.command(
+        "status", cls=Command, epilog="Example: qdrant-bridge status --config bridge.yaml --json"
+    )(status)
 
 
 def status(

@@ -41,7 +41,10 @@ def check_table(
 
     `columns` are those to be read (None: all), `where` the SQL of the configuration's predicate.
     """
-    findings = [*check_privileges(connection, table, columns=columns), check_row_security(table)]
+    findings = [
+        *check_privileges(connection, table, columns=columns),
+        check_row_security(table, role=connection.info.user),
+    ]
     if any(finding.level == "blocker" for finding in findings):
         return findings  # the rest would only fail for the same reason
     findings += check_readable(connection, table, columns=columns, where=where)
@@ -204,21 +207,22 @@ def check_privileges(
     ]
     if unreadable:
         missing = [quote_identifier(names[ordinal - 1]) for ordinal in unreadable]
-        what = "" if len(missing) == len(names) and columns is None else f" ({', '.join(missing)})"
+        # All of them: most likely there is no privilege at all, and one on the table is wanted.
+        what = "" if len(missing) == len(names) else f" ({', '.join(missing)})"
         message = f"{role} may not read {table.label}{what}"
         remedy = f"GRANT SELECT{what} ON {table.label} TO {role};"
         findings.append(_blocked("table.privilege", message, remedy))
     return findings or [_ok("table.privilege", f"{role} may read {table.label}")]
 
 
-def check_row_security(table: Table) -> Finding:
+def check_row_security(table: Table, *, role: str) -> Finding:
     """Whether policies would hide rows from this role. For what a view reads, `check_readable`."""
     if not table.row_security:
         return _ok("table.row_security", f"{table.label}: no policy hides rows from this role")
     return _blocked(
         "table.row_security",
         f"{table.label} has row-level security: rows would be missing without a sign",
-        "ALTER ROLE ... BYPASSRLS for this role, or read as the table's owner",
+        f"ALTER ROLE {quote_identifier(role)} BYPASSRLS; or read as the table's owner",
     )
 
 
@@ -236,13 +240,17 @@ def check_readable(
     """
     names = columns if columns is not None else [column.name for column in table.columns]
     selected = sql.SQL(", ").join(map(sql.Identifier, names))
-    query = sql.SQL("EXPLAIN SELECT {} FROM {}{}").format(selected, relation(table), _where(where))
-    try:
-        with translated(connection=connection, table=table.label):
-            connection.execute(query)
-    except UsageError as error:
-        message = f"{table.label} cannot be read: {error.message}"
-        return [_blocked("table.readable", message, error.hint)]
+    query = sql.SQL("EXPLAIN SELECT {} FROM {}").format(selected, relation(table))
+    attempts = [("the read", query)]
+    if where is not None:
+        attempts.append(("`where`", query + _where(where)))
+    for what, statement in attempts:
+        try:
+            with translated(connection=connection, table=table.label):
+                connection.execute(statement)
+        except UsageError as error:
+            message = f"{table.label}: Postgres refuses {what}: {error.message}"
+            return [_blocked("table.readable", message, error.hint)]
     return []
 
 

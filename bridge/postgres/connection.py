@@ -54,6 +54,7 @@ _NETWORK: Mapping[str, str] = {
     "tcp_user_timeout": "60000",
 }
 
+_SECRET_OPTION = re.compile("password|secret|scram_")
 _MAY_BE_PLAIN = frozenset({"disable", "allow", "prefer"})
 _URL_HINT = (
     "write postgresql://user@host:5432/database, with special characters in a part "
@@ -133,6 +134,13 @@ def conninfo(url: str) -> dict[str, str]:
         escaped = re.sub(r"([\\\s])", r"\\\1", search_path)
         options["options"] = f"{options.get('options', '')} -c search_path={escaped}".strip()
     return options
+
+
+def without_secrets(url: str) -> str:
+    """The url as it may stand in a file that others read: as it is, if there is no secret in it."""
+    options = conninfo(url)
+    kept = {name: value for name, value in options.items() if not _SECRET_OPTION.search(name)}
+    return url if kept == options else make_conninfo(**kept)
 
 
 def display(url: str) -> str:

@@ -121,7 +121,7 @@ def read_batches(
     with translated(table=table, connection=connection):
         query = statement.as_string(connection).encode()
         first = True
-        for message in _messages(connection.pgconn, query):
+        for message in copy_messages(connection.pgconn, query):
             if first:
                 message = _without_header(message)
                 first = False
@@ -175,7 +175,7 @@ def _without_header(message: bytes) -> bytes:
     return message[_HEADER.size + extension :]
 
 
-def _messages(pgconn: pq.abc.PGconn, query: bytes) -> Iterator[bytes]:
+def copy_messages(pgconn: pq.abc.PGconn, query: bytes) -> Iterator[bytes]:
     """Each CopyData of the query's answer. Waits on the socket, so that signals are seen."""
     result = pgconn.exec_(query)
     if result.status != pq.ExecStatus.COPY_OUT:

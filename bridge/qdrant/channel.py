@@ -11,16 +11,28 @@ the metadata `retry-after`, in seconds.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+# Failed calls are told by their errors; gRPC's core would write lines of its own among ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import grpc
 
-from bridge.errors import BridgeError, RateLimited, Rejected, StopError, Unreachable, UsageError
+from bridge.errors import (
+    BridgeError,
+    RateLimited,
+    Rejected,
+    StopError,
+    Unreachable,
+    UsageError,
+)
 from bridge.qdrant.wire import UPDATE_COMPLETED, decode_update_status
 
 GRPC_PORT = 6334
@@ -150,15 +162,24 @@ def open_channel(place: Endpoint) -> grpc.Channel:
         roots, name = _certificate_as_it_is(place)
         options.append(("grpc.ssl_target_name_override", name))
     elif place.ca_file is not None:
-        try:
-            with open(place.ca_file, "rb") as file:
-                roots = file.read()
-        except OSError as error:
-            raise UsageError(
-                f"cannot read qdrant.ca_file {place.ca_file}: {error.strerror}"
-            ) from None
+        roots = _authorities(place.ca_file)
     credentials = grpc.ssl_channel_credentials(root_certificates=roots)
     return grpc.secure_channel(target, credentials, options=options)
+
+
+def _authorities(path: str) -> bytes:
+    """The certificates of a PEM file; UsageError if it holds none."""
+    try:
+        with open(path, "rb") as file:
+            roots = file.read()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError is one
+        reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(
+            f"cannot read qdrant.ca_file {path}: {reason}",
+            hint="it holds the certificates to trust, in PEM form",
+        ) from None
+    return roots
 
 
 def _certificate_as_it_is(place: Endpoint) -> tuple[bytes, str]:
@@ -171,17 +192,17 @@ def _certificate_as_it_is(place: Endpoint) -> tuple[bytes, str]:
         context = ssl.create_default_context(cadata=pem)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        import socket
-
         with (
             socket.create_connection((place.host, place.port), timeout=10) as raw,
             context.wrap_socket(raw) as wrapped,
         ):
             shown: dict[str, Any] = wrapped.getpeercert() or {}
+    except ssl.SSLError as error:
+        raise _not_tls(place) from error
     except OSError as error:
         raise Unreachable(
-            f"Qdrant at {place.label} does not answer: {type(error).__name__}",
-            hint="is the host right, and does it speak TLS?",
+            f"Qdrant at {place.label} does not answer: {error.strerror or type(error).__name__}",
+            hint="is it running, and are host and port right?",
         ) from error
     names = [value for _kind, value in shown.get("subjectAltName", ())]
     names += [
@@ -267,15 +288,19 @@ def translate(
         )
     if _is_http1(details) or code is grpc.StatusCode.UNIMPLEMENTED:
         return _not_grpc(place, details)
+    if code is grpc.StatusCode.UNAVAILABLE and "WRONG_VERSION_NUMBER" in details:
+        return _not_tls(place)
     if code is grpc.StatusCode.UNAVAILABLE and _is_certificate(details):
         return UsageError(
-            f"the TLS certificate of {place.label} is not trusted: {details}",
+            f"the TLS certificate of {place.label} is not trusted"
+            + details.partition("CERTIFICATE_VERIFY_FAILED")[2].removesuffix(": OK"),
             hint="set qdrant.ca_file to the certificate authority's file",
         )
     if code in _RETRY:
         return Unreachable(
             f"Qdrant at {place.label} does not answer: {details}",
-            hint="is it running, and is this the gRPC port (6334)?",
+            hint=f"is it running, and is this the gRPC port ({GRPC_PORT})?"
+            + ("" if place.tls else " If it wants TLS, write https://"),
         )
     if code is grpc.StatusCode.NOT_FOUND and re.search(r"[Cc]ollection", details):
         return StopError(
@@ -320,14 +345,25 @@ def _is_certificate(details: str) -> bool:
     return "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify" in details.lower()
 
 
-def _not_grpc(place: Endpoint, details: str) -> UsageError:
-    rest = " (6333 is Qdrant's REST port)" if place.port == REST_PORT else ""
+def _not_tls(place: Endpoint) -> UsageError:
     return UsageError(
-        f"{place.label} does not speak Qdrant's gRPC{rest}: {details}",
+        f"{place.label} does not speak TLS",
+        hint="switch TLS on at the server, or write http:// (to another machine only with "
+        "--allow-plaintext)",
+    )
+
+
+def _not_grpc(place: Endpoint, details: str) -> UsageError:
+    rest = f" ({REST_PORT} is Qdrant's REST port)" if place.port == REST_PORT else ""
+    found = "it answers in HTTP/1" if _is_http1(details) else details
+    return UsageError(
+        f"{place.label} does not speak Qdrant's gRPC{rest}: {found}",
         hint=f"give the gRPC port, usually {GRPC_PORT}: "
         f"{'https' if place.tls else 'http'}://{place.host}:{GRPC_PORT}",
     )
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    """What happened, without gRPC's list of the addresses that it tried."""
+    line = " ".join(text.split())
+    return re.sub(r"^failed to connect to all addresses; last error: \w+: (\S+: )?", "", line)[:300]

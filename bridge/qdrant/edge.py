@@ -2,7 +2,7 @@
 
     directory/
       LOCK                      held (flock) by the one process that has it open; its PID inside
-      collections/<name>/       one Edge shard each; the name percent-encoded
+      collections/<name>/       one Edge shard each; the name percent-encoded, a long one hashed
       collections/<name>.json   our spec of it, written before the shard is made
 
 Edge has no collections, no background optimizer and reads vectors and distances back from nowhere but
@@ -22,9 +22,10 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import qdrant_edge as edge
 from qdrant_client import grpc as q
@@ -44,6 +45,8 @@ from bridge.qdrant.messages import floats, read_id, read_payload, read_vector
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
 
 _BATCH_LIMIT = 1000  # points an operation: bounds the copy that Edge makes of it
+_DIRECTORY_HINT = "name a directory that this user may write to: --qdrant.url edge:///directory"
+_FILE_NAME_LIMIT = 200  # characters; file systems end at 255, and suffixes come behind
 
 
 class EdgeTarget:
@@ -57,7 +60,9 @@ class EdgeTarget:
         try:
             (directory / "collections").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make {directory}: {error.strerror}") from None
+            raise UsageError(
+                f"cannot make the directory {directory}: {error.strerror}", hint=_DIRECTORY_HINT
+            ) from None
         self._claim = _claim(directory)
 
     @property
@@ -68,8 +73,8 @@ class EdgeTarget:
         return "edge"
 
     def collections(self) -> list[str]:
-        names = (path.stem for path in (self._directory / "collections").glob("*.json"))
-        return sorted(unquote(name) for name in names)
+        specs = (self._directory / "collections").glob("*.json")
+        return sorted(_load(path.read_text()).name for path in specs)
 
     def collection(self, name: str) -> CollectionState | None:
         with self._lock:
@@ -88,6 +93,7 @@ class EdgeTarget:
     def create_collection(self, spec: CollectionSpec, *, replication_factor: int = 1) -> None:
         with self._lock:
             if self._spec(spec.name) is None:
+                _remove_tree(self._path(spec.name))  # what a crash in a deletion left
                 _write_atomically(self._path(spec.name).with_suffix(".json"), _dump(spec))
             self._shard(spec.name)
             for path, kind in spec.payload_indexes.items():
@@ -133,7 +139,8 @@ class EdgeTarget:
         return DoneUpsert(None)
 
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
-        self._update(collection, edge.UpdateOperation.delete_points(list(ids)))
+        if ids:
+            self._update(collection, edge.UpdateOperation.delete_points(list(ids)))
 
     def retrieve(
         self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False
@@ -227,7 +234,7 @@ class EdgeTarget:
             self._run(lambda: shard.update(operation))
 
     def _path(self, name: str) -> Path:
-        return self._directory / "collections" / quote(name, safe="")
+        return self._directory / "collections" / _file_name(name)
 
     def _spec(self, name: str) -> CollectionSpec | None:
         if name not in self._specs:
@@ -313,7 +320,9 @@ def _claim(directory: Path) -> int:
     try:
         handle = os.open(directory / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise UsageError(f"cannot write in {directory}: {error.strerror}") from None
+        raise UsageError(
+            f"cannot write in {directory}: {error.strerror}", hint=_DIRECTORY_HINT
+        ) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -326,6 +335,14 @@ def _claim(directory: Path) -> int:
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
+
+
+def _file_name(name: str) -> str:
+    """A collection's file name: without dots, so that a suffix is one and `..` leads nowhere."""
+    encoded = quote(name, safe="").replace(".", "%2E")
+    if len(encoded) > _FILE_NAME_LIMIT:
+        return f"+{sha256(name.encode()).hexdigest()}"  # quote() leaves no plus as it is
+    return encoded
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -128,12 +128,16 @@ class ServerTarget:
     def upsert(
         self, collection: str, points: Sequence[Point], *, mode: WriteMode = "upsert"
     ) -> None:
+        if not points:  # the server refuses an empty request
+            return
         self.send(encode_upsert(collection, points, ordering=self._ordering, mode=mode)).result()
 
     def send(self, request: bytes) -> SentUpsert:
         return self._sender.send(request)
 
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
+        if not ids:
+            return
         request = q.DeletePoints(
             collection_name=collection,
             wait=True,
