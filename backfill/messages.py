@@ -79,10 +79,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost:
-    """A worker process died; its chunk is read again by another."""
+    """A worker process died; its chunks are read again by another."""
 
     pid: int
-    chunk: int | None
+    chunks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +94,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An Upsert for the parent's embedded target; answered by None or an error, in order."""
+    """An Upsert for the parent's embedded target; answered in order."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of a `Request`: nothing if it is done, else why not."""
+
+    error: BridgeError | None
 
 
 FromWorker = Progress | ChunkCopied | Waiting | Failed | Request

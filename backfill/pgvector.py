@@ -43,6 +43,8 @@ _CHUNK_BYTES = 64 * 1024 * 1024
 _CHUNK_ROWS = (500, 50_000)
 _CHUNKS_PER_WORKER = 4
 _INDEX_POLL_SECONDS = 0.5
+# Counting costs seconds up to here; it tells a table that stood still from one that is written to.
+_COUNTED_TWICE_ROWS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,14 @@ class Options:
     @property
     def worker_count(self) -> int:
         """As asked for; 0 means one for each core that this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or usable_cores()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, where the system tells (Linux); else those there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class TableBackfill:
@@ -216,7 +225,7 @@ class TableBackfill:
     ) -> TablePlan:
         table, key = inspection.table, inspection.mapping.key_columns
         rows_per_chunk = chunk_rows(
-            checks.relation_bytes(connection, table),
+            catalog.relation_bytes(connection, table),
             table.estimated_rows,
             self._options.worker_count * self._options.shard[1],
         )
@@ -230,6 +239,11 @@ class TableBackfill:
             bounds=tuple(bounds),
             fingerprint=fingerprint,
             points_before=points,
+            rows_before=(
+                checks.exact_count(connection, table, inspection.where)
+                if table.estimated_rows <= _COUNTED_TWICE_ROWS
+                else None
+            ),
             created_at=now(),
         )
 
@@ -418,6 +432,7 @@ class TableBackfill:
             source=source,
             target=self._target.count(plan.collection),
             partitions=partitions,
+            source_before=plan.rows_before,
             found_points=int(owner.get("found_points", plan.points_before)),
         )
         names = {

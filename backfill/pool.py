@@ -7,6 +7,7 @@ with it stops the run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from backfill.messages import Chunk, ChunkCopied, Event, Failed, Request, Task, WorkerLost
+from backfill.messages import Answer, Chunk, ChunkCopied, Event, Failed, Request, Task, WorkerLost
 from bridge.errors import BridgeError, StopError
 
 _DEATHS_ALLOWED = 3
@@ -33,7 +34,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
     lifeline: int
-    chunk: Chunk | None = None
+    chunks: deque[Chunk]
 
     def close(self) -> None:
         """Let it end: it notices that the lifeline is cut."""
@@ -65,7 +66,7 @@ class Pool:
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
         """Events until every chunk is copied. Raises what a worker failed with."""
         todo = deque(chunks)
-        while todo or any(worker.chunk is not None for worker in self._workers):
+        while todo or any(worker.chunks for worker in self._workers):
             self._feed(todo)
             pipes: list[object] = [worker.pipe for worker in self._workers]
             for ready in wait(pipes):  # type: ignore[arg-type]
@@ -87,17 +88,22 @@ class Pool:
         self._workers.clear()
 
     def _feed(self, todo: deque[Chunk]) -> None:
+        """Give every worker a chunk, and one ahead while there are plenty."""
         while todo and len(self._workers) < self._size:
-            if sum(worker.chunk is None for worker in self._workers) >= len(todo):
+            if sum(not worker.chunks for worker in self._workers) >= len(todo):
                 break  # no more workers than there is work
             self._workers.append(self._start())
-        for worker in self._workers:
-            if worker.chunk is None and todo:
-                worker.chunk = todo.popleft()
-                try:
-                    worker.pipe.send(worker.chunk)
-                except OSError:
-                    continue  # it is dead; reading from it will tell
+        for ahead in (0, 1):
+            for worker in self._workers:
+                plenty = not ahead or len(todo) >= len(self._workers)
+                if todo and plenty and len(worker.chunks) <= ahead:
+                    self._hand_out(worker, todo.popleft())
+
+    def _hand_out(self, worker: _Worker, chunk: Chunk) -> None:
+        worker.chunks.append(chunk)
+        # If it is dead, reading from it will tell.
+        with contextlib.suppress(OSError):
+            worker.pipe.send(chunk)
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -112,8 +118,11 @@ class Pool:
         )
         theirs.close()
         os.close(reads)
-        worker = _Worker(process=process, pipe=Connection(ours.detach()), lifeline=lifeline)
-        worker.pipe.send(self._task)
+        worker = _Worker(
+            process=process, pipe=Connection(ours.detach()), lifeline=lifeline, chunks=deque()
+        )
+        with contextlib.suppress(OSError):
+            worker.pipe.send(self._task)
         return worker
 
     def _take(self, worker: _Worker, todo: deque[Chunk]) -> Event | None:
@@ -124,14 +133,14 @@ class Pool:
         if isinstance(message, Failed):
             raise message.error
         if isinstance(message, Request):
-            answer = self._apply(message.data) if self._apply is not None else None
-            try:
-                worker.pipe.send(answer)
-            except OSError:
-                return None  # it died meanwhile; reading from it will tell
+            error = self._apply(message.data) if self._apply is not None else None
+            with contextlib.suppress(OSError):
+                worker.pipe.send(Answer(error=error))
             return None
         if isinstance(message, ChunkCopied):
-            worker.chunk = None
+            worker.chunks = deque(one for one in worker.chunks if one.number != message.chunk)
+            # Before anybody looks at this event: the worker need not wait for that.
+            self._feed(todo)
         event: Event = message
         return event
 
@@ -139,8 +148,7 @@ class Pool:
         self._workers.remove(worker)
         worker.close()
         code = worker.process.wait()
-        chunk = worker.chunk
-        if chunk is not None:
+        for chunk in reversed(worker.chunks):
             self._deaths[chunk.number] += 1
             if self._deaths[chunk.number] >= _DEATHS_ALLOWED:
                 raise StopError(
@@ -152,4 +160,6 @@ class Pool:
                     "--migration.num-workers; a smaller --migration.batch-size as well",
                 )
             todo.appendleft(chunk)
-        return WorkerLost(pid=worker.process.pid, chunk=None if chunk is None else chunk.number)
+        return WorkerLost(
+            pid=worker.process.pid, chunks=tuple(chunk.number for chunk in worker.chunks)
+        )

@@ -15,7 +15,7 @@ from bridge.findings import Finding, blockers
 from bridge.map_table import map_table
 from bridge.map_vectors import undimensioned_columns
 from bridge.mapping import TableMapping
-from bridge.postgres import catalog, checks
+from bridge.postgres import catalog, checks, id_checks
 from bridge.postgres.connection import Connection
 from bridge.postgres.predicate import SqlCondition, where_sql
 from bridge.qdrant.collections import compare
@@ -63,7 +63,10 @@ def inspect(connection: Connection, name: str, settings: TableSettings) -> Inspe
         connection, table, key=mapping.key_columns, columns=columns, where=condition
     )
     if settings.id is not None and settings.id.scheme == "qdrant-migration":
-        findings = [*findings, checks.check_equal_uuids(connection, table, mapping.key_columns[0])]
+        findings = [
+            *findings,
+            id_checks.check_equal_uuids(connection, table, mapping.key_columns[0]),
+        ]
     return Inspection(
         table=table,
         settings=settings,

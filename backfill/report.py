@@ -60,12 +60,17 @@ def to_json(pipeline: str, reports: Iterable[TableReport]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Exact counts at the end. `found_points`: what the collection held before it was first filled."""
+    """Exact counts at the end.
+
+    `source_before`: the source's when the plan was made, None where that was not counted.
+    `found_points`: what the collection held before it was first filled.
+    """
 
     source: int
     target: int
     partitions: Mapping[str, int]
     found_points: int
+    source_before: int | None = None
 
 
 def sum_up(chunks: Iterable[ChunkDone]) -> tuple[int, int, int, int]:
@@ -84,8 +89,9 @@ def judge(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(problems, notes) of a table whose chunks are all done.
 
-    A table that is written to while it is copied has another count at the end: that is reported and
-    is no failure (the sync is there for it). Where it stood still, each side must add up.
+    A table that is written to while it is copied has another count than was read: that is reported
+    and is no failure (the sync is there for it). Where it stood still, each side must add up; and
+    nobody takes points away, so the target never holds fewer than were written.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -93,7 +99,11 @@ def judge(
         problems.append(f"{read} rows were read, but {written} written and {letters} set aside")
     if letters:
         notes.append(f"{letters} rows were set aside: qdrant-bridge dead-letters list")
-    if counts.source != read:
+    if counts.target < written:
+        problems.append(f"{written} points were written, but the collection holds {counts.target}")
+    if counts.source != read and counts.source == counts.source_before:
+        problems.append(f"{read} rows were read of a table that had {counts.source} all the time")
+    elif counts.source != read:
         notes.append(
             f"the table changed while it was copied: {read} rows were read, it has "
             f"{counts.source} now; a sync would follow such changes"
@@ -109,9 +119,9 @@ def judge(
             f"the collection held {counts.found_points} points before it was filled, and holds "
             f"{counts.target} now; only verify can tell these apart"
         )
-    elif counts.target != written:
+    elif counts.target > written:
         problems.append(
-            f"{written} points were written, but the collection holds {counts.target}"
-            + (" (rows deleted since an earlier run?)" if counts.target > written else "")
+            f"{written} points were written, but the collection holds {counts.target}: rows deleted "
+            "since an earlier run, or points of somebody else"
         )
     return tuple(problems), tuple(notes)

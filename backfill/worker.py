@@ -17,14 +17,16 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Protocol
 
-from backfill.messages import Chunk, ChunkCopied, Failed, Progress, Request, Task, Waiting
-from bridge.errors import BridgeError, Unreachable
+from backfill.messages import Answer, Chunk, ChunkCopied, Failed, Progress, Request, Task, Waiting
+from bridge.errors import BridgeError, StopError, Unreachable
 from bridge.events import Read
 from bridge.failpoints import failpoint
 from bridge.plan import DeadLetter, Point
@@ -54,6 +56,21 @@ class _TargetFailed(Exception):
         self.error = error
 
 
+class OpenChunk:
+    """A chunk that is read, while its last requests may still be in flight."""
+
+    def __init__(self, chunk: Chunk, writer: Writer) -> None:
+        self.chunk = chunk
+        self.writer = writer
+        self.letters: list[DeadLetter] = []
+        self.partitions: Counter[int] = Counter()
+        # What can still be refused, with the keys that a point does not know.
+        self.recent: deque[Read] = deque(maxlen=writer.in_flight + 2)
+        self.rows = 0
+        self.size_bytes = 0
+        self.started = time.monotonic()
+
+
 class ChunkCopier:
     """Copies chunks of one table; holds the connection to Postgres between them."""
 
@@ -66,12 +83,37 @@ class ChunkCopier:
         self._postgres: Postgres | None = None
         self._reported = 0.0
 
-    def copy(self, chunk: Chunk) -> ChunkCopied:
-        """Read and write one chunk, whatever it takes within the task's patience."""
+    def read(self, chunk: Chunk, meanwhile: Callable[[], None]) -> OpenChunk:
+        """Read a chunk and begin to write all of it, whatever it takes within the task's patience.
+
+        `meanwhile` is called once, when this chunk's first request is on its way: time to see the
+        chunk before it through, so that the target never waits for the next one.
+        """
+        todo = [meanwhile]
+
+        def run_once() -> None:
+            while todo:
+                todo.pop()()
+
         try:
-            return self._retry().call(lambda: self._attempt(chunk))
+            return self._retry().call(lambda: self._attempt(chunk, run_once))
         except _TargetFailed as failure:
             raise failure.error from None
+
+    def finish(self, opened: OpenChunk) -> ChunkCopied:
+        """Wait until every row of the chunk is durable or a dead letter."""
+        failpoint("backfill.mid_chunk")
+        opened.writer.drain()
+        opened.letters += self._refused(opened)
+        return ChunkCopied(
+            chunk=opened.chunk.number,
+            rows_read=opened.rows,
+            rows_written=opened.writer.written,
+            size_bytes=opened.size_bytes,
+            seconds=time.monotonic() - opened.started,
+            letters=tuple(opened.letters),
+            partitions=dict(opened.partitions),
+        )
 
     def _retry(self) -> Retry:
         def tell(error: BridgeError, seconds: float) -> None:
@@ -79,55 +121,53 @@ class ChunkCopier:
 
         return Retry(patience_seconds=self._task.patience_seconds, on_wait=tell)
 
-    def _attempt(self, chunk: Chunk) -> ChunkCopied:
-        started = time.monotonic()
-        task, mapping = self._task, self._mapping
-        position = f"chunk {chunk.number}"
+    def _attempt(self, chunk: Chunk, meanwhile: Callable[[], None]) -> OpenChunk:
         writer = Writer(
             encode=self._encode,
             send=self._send,
             retry=self._retry(),
-            refused_limit=task.dead_letter_limit,
+            refused_limit=self._task.dead_letter_limit,
         )
-        letters: list[DeadLetter] = []
-        partitions: Counter[int] = Counter()
-        recent: deque[Read] = deque(maxlen=writer.in_flight + 2)
-        rows = size = 0
-        for batch in self._batches(chunk):
-            failpoint("backfill.read")
-            read = Read(table=self._table.label, rows=batch.rows, position=position)
-            points, bad = mapping.points(read)
-            letters += bad
-            if mapping.partition_index is not None:
-                index = mapping.partition_index
-                partitions.update(int.from_bytes(row[index] or b"", "big") for row in batch.rows)
-            recent.append(read)
+        opened = OpenChunk(chunk, writer)
+        try:
+            for batch in self._batches(chunk):
+                failpoint("backfill.read")
+                self._write(opened, batch)
+                with _target_errors():
+                    meanwhile()
+                if self._task.batch_delay_seconds:
+                    time.sleep(self._task.batch_delay_seconds)
+        except Unreachable:
+            # What is in flight must land before the rows are read again: it may be older.
             with _target_errors():
-                writer.write(points)
-            letters += self._refused(writer, recent)
-            rows += len(batch.rows)
-            size += batch.size_bytes
-            self._report(chunk.number, rows, size)
-            if task.batch_delay_seconds:
-                time.sleep(task.batch_delay_seconds)
-        failpoint("backfill.mid_chunk")
+                writer.drain()
+            raise
         with _target_errors():
-            writer.drain()
-        letters += self._refused(writer, recent)
-        return ChunkCopied(
-            chunk=chunk.number,
-            rows_read=rows,
-            rows_written=writer.written,
-            size_bytes=size,
-            seconds=time.monotonic() - started,
-            letters=tuple(letters),
-            partitions=dict(partitions),
-        )
+            meanwhile()
+        return opened
+
+    def _write(self, opened: OpenChunk, batch: scan.Batch) -> None:
+        position = f"chunk {opened.chunk.number}"
+        read = Read(table=self._table.label, rows=batch.rows, position=position)
+        points, bad = self._mapping.points(read)
+        opened.letters += bad
+        index = self._mapping.partition_index
+        if index is not None:
+            leaves = (int.from_bytes(row[index] or b"", "big") for row in batch.rows)
+            opened.partitions.update(leaves)
+        opened.recent.append(read)
+        with _target_errors():
+            opened.writer.write(points)
+        opened.letters += self._refused(opened)
+        opened.rows += len(batch.rows)
+        opened.size_bytes += batch.size_bytes
+        self._report(opened)
 
     def _batches(self, chunk: Chunk) -> Iterator[scan.Batch]:
         task, mapping = self._task, self._mapping
         if self._postgres is None:
             self._postgres = connect(task.postgres_url, allow_plaintext=task.allow_plaintext)
+            scan.prepare(self._postgres)
         statement = scan.copy_statement(
             self._table, mapping.selection, mapping.key_columns, chunk.bounds, dict(mapping.where)
         )
@@ -152,15 +192,15 @@ class ChunkCopier:
         collection = self._mapping.collection.name
         return encode_upsert(collection, points, ordering=self._task.write_ordering)
 
-    def _refused(self, writer: Writer, recent: Sequence[Read]) -> list[DeadLetter]:
+    def _refused(self, opened: OpenChunk) -> list[DeadLetter]:
         """Dead letters for what the writer has refused since the last time.
 
         A point knows its id only; the key is found again among the rows that can still be in
         flight, which costs nothing as long as nothing is refused.
         """
         letters: list[DeadLetter] = []
-        for refused in writer.take_refused():
-            for read in recent:
+        for refused in opened.writer.take_refused():
+            for read in opened.recent:
                 for row in read.rows:
                     texts = self._mapping.key_texts(row)
                     if self._mapping.id_rule.of(texts) == refused.point.id:
@@ -169,11 +209,13 @@ class ChunkCopier:
                         )
         return letters
 
-    def _report(self, number: int, rows: int, size: int) -> None:
+    def _report(self, opened: OpenChunk) -> None:
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            self._pipe.send(Progress(chunk=number, rows=rows, size_bytes=size))
+            self._pipe.send(
+                Progress(chunk=opened.chunk.number, rows=opened.rows, size_bytes=opened.size_bytes)
+            )
 
 
 @contextmanager
@@ -184,55 +226,118 @@ def _target_errors() -> Iterator[None]:
         raise _TargetFailed(error) from error
 
 
-class ParentSend:
-    """Hands requests to the parent, which has the embedded target open. Answers come in order."""
+class Inbox:
+    """What the parent sends: chunks, None at the end, and the answers to requests handed to it."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._answers: list[BridgeError | None] = []
-        self._sent = 0
-        self._received = 0
+        self._chunks: deque[Chunk | None] = deque()
+        self._answers: deque[BridgeError | None] = deque()
+
+    def chunk(self) -> Chunk | None:
+        """The next chunk; None: there are no more."""
+        while not self._chunks:
+            self._take()
+        return self._chunks.popleft()
+
+    def chunk_waits(self) -> bool:
+        """Whether `chunk` would answer at once."""
+        while not self._chunks and self._pipe.poll():
+            self._take()
+        return bool(self._chunks)
+
+    def answer(self) -> BridgeError | None:
+        """The answer to the oldest request that has had none."""
+        while not self._answers:
+            self._take()
+        return self._answers.popleft()
+
+    def _take(self) -> None:
+        message = self._pipe.recv()
+        if isinstance(message, Answer):
+            self._answers.append(message.error)
+        else:
+            self._chunks.append(message)
+
+
+class ParentSend:
+    """Hands requests to the parent, which has the embedded target open. Answers come in order."""
+
+    def __init__(self, pipe: Connection, inbox: Inbox) -> None:
+        self._pipe = pipe
+        self._inbox = inbox
+        self._waiting: deque[_HandedOver] = deque()
 
     def __call__(self, request: bytes) -> Pending:
         self._pipe.send(Request(data=request))
-        self._sent += 1
-        return _Answer(self, self._sent)
+        handed = _HandedOver(self)
+        self._waiting.append(handed)
+        return handed
 
-    def wait(self, number: int) -> BridgeError | None:
-        """The answer to the `number`-th request."""
-        while self._received < number:
-            self._answers.append(self._pipe.recv())
-            self._received += 1
-        return self._answers.pop(0)
+    def settle_next(self) -> None:
+        """Give the oldest request its answer."""
+        self._waiting.popleft().settle(self._inbox.answer())
 
 
-class _Answer:
-    def __init__(self, source: ParentSend, number: int) -> None:
+class _HandedOver:
+    """A request that the parent has (`writer.Pending`)."""
+
+    def __init__(self, source: ParentSend) -> None:
         self._source = source
-        self._number = number
+        self._settled = False
+        self._error: BridgeError | None = None
+
+    def settle(self, error: BridgeError | None) -> None:
+        self._settled, self._error = True, error
 
     def result(self) -> None:
-        error = self._source.wait(self._number)
-        if error is not None:
-            raise error
+        while not self._settled:
+            self._source.settle_next()
+        if self._error is not None:
+            raise self._error
 
 
 def serve(pipe: Connection) -> None:
-    """Take the task, then chunks until None."""
+    """Take the task, then chunks until None; tell what was copied."""
     task: Task = pipe.recv()
+    inbox = Inbox(pipe)
     sender = None if task.endpoint is None else Sender(task.endpoint)
-    copier = ChunkCopier(task, sender.send if sender is not None else ParentSend(pipe), pipe)
-    while True:
-        chunk: Chunk | None = pipe.recv()
-        if chunk is None:
-            return
-        try:
-            copied = copier.copy(chunk)
-        except BridgeError as error:
-            pipe.send(Failed(error=error))
-            return
-        failpoint("backfill.after_chunk")
-        pipe.send(copied)
+    send: Send = sender.send if sender is not None else ParentSend(pipe, inbox)
+    copier = ChunkCopier(task, send, pipe)
+    opened: list[OpenChunk] = []
+
+    def finish() -> None:
+        while opened:
+            copied = copier.finish(opened.pop())
+            failpoint("backfill.after_chunk")
+            pipe.send(copied)
+
+    try:
+        while True:
+            if not inbox.chunk_waits():
+                finish()
+            chunk = inbox.chunk()
+            if chunk is None:
+                finish()
+                return
+            opened.append(copier.read(chunk, finish))
+    except BridgeError as error:
+        pipe.send(Failed(error=error))
+    except (EOFError, OSError):
+        raise
+    except Exception as error:
+        pipe.send(Failed(error=_unforeseen(error)))
+
+
+def _unforeseen(error: Exception) -> StopError:
+    """A defect of ours: told by its kind and place, since its text may hold a row's values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return StopError(
+        f"a worker failed: {type(error).__name__}{place}",
+        code="INTERNAL",
+        hint="please report it; what is finished is kept",
+    )
 
 
 def _end_with_parent(lifeline: int) -> None:

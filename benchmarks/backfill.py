@@ -13,6 +13,7 @@ Only ratios within one run say something: machines differ, and so does one machi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import subprocess
@@ -249,7 +250,7 @@ def upserts_alone(url: str, inspection: Inspection, place: Endpoint) -> Figure:
     name = f"{inspection.table.name}_alone"
     target.delete_collection(name)
     spec = inspection.mapping.collection
-    target.create_collection(type(spec)(name=name, vectors=spec.vectors))
+    target.create_collection(dataclasses.replace(spec, name=name))
     target.set_indexing_threshold(name, 0)
     sender = Sender(place)
     before = usage()

@@ -84,7 +84,7 @@ _SECRETS: tuple[tuple[KeyPath, KeyPath], ...] = (
 # Paths in a file are relative to that file, so that a command works from every directory.
 _PATHS: tuple[KeyPath, ...] = (*(file for _, file in _SECRETS), ("qdrant", "ca_file"))
 _COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
-_LINES_SHOWN = 12
+_LINES_SHOWN = 9  # each may take two lines of a screen of 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,8 +57,8 @@ class TablePlan:
     """How a table is cut into chunks. `bounds` are the upper bounds of all chunks but the last.
 
     `fingerprint` sums up what decides where a row goes (key, ids, columns, conditions): a plan made
-    under another one must not be gone on with. `points_before` is what the collection held when
-    the plan was made.
+    under another one must not be gone on with. `points_before` and `rows_before` are what the
+    collection and the table held when the plan was made; None if that was too much to count.
     """
 
     source: Source
@@ -67,6 +67,7 @@ class TablePlan:
     bounds: tuple[tuple[str, ...], ...]
     fingerprint: str
     points_before: int
+    rows_before: int | None
     created_at: str
 
     @property
@@ -88,6 +89,7 @@ class TablePlan:
             bounds=tuple(tuple(bound) for bound in record["bounds"]),
             fingerprint=record["fingerprint"],
             points_before=record["points_before"],
+            rows_before=record["rows_before"],
             created_at=record["created_at"],
         )
 

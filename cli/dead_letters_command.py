@@ -14,11 +14,12 @@ from backfill.retry_letters import retry_letters
 from bridge.config import Settings
 from bridge.errors import CheckFailed, UsageError
 from bridge.qdrant.state import QdrantState
+from bridge.qdrant.target import Target
 from bridge.state import Record
 from cli import options as o
 from cli.help import Command, Group
 from cli.output import note, out, print_json
-from cli.places import Place, open_target, pipeline_name, postgres_url
+from cli.places import begun_state, look_at_target, postgres_url
 
 REPORT_VERSION = 1
 
@@ -55,13 +56,12 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(flags: o.Flags) -> Iterator[tuple[Place, QdrantState, Settings]]:
+def _opened(flags: o.Flags) -> Iterator[tuple[Target, QdrantState, Settings]]:
     settings = flags.load().settings
-    with open_target(settings) as place:
-        store = QdrantState(place.target, pipeline_name(settings))
-        if not store.exists():
-            raise UsageError(f"pipeline {store.pipeline} has not begun")
-        yield place, store, settings
+    with look_at_target(settings) as target:
+        store = begun_state(target, settings)
+        assert target is not None  # noqa: S101 - nothing has begun without one
+        yield target, store, settings
 
 
 def _letters(
@@ -79,7 +79,10 @@ def _chosen(
     store: QdrantState, table: str | None, key: str | None, everything: bool
 ) -> list[tuple[str, Record]]:
     if key is None and table is None and not everything:
-        raise UsageError("name a key, or --table, or --all")
+        raise UsageError(
+            "which rows is not said",
+            hint="name a key (qdrant-bridge dead-letters list shows them), or --table, or --all",
+        )
     found = _letters(store, table, key)
     if not found:
         raise UsageError("there is no such dead letter", hint="qdrant-bridge dead-letters list")
@@ -108,7 +111,7 @@ def list_letters(
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
-    with _opened(flags) as (_place, store, _settings):
+    with _opened(flags) as (_target, store, _settings):
         letters = [dict(record) for _name, record in _letters(store, table)]
     if as_json:
         print_json({"version": REPORT_VERSION, "dead_letters": letters})
@@ -146,7 +149,7 @@ def show(
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
-    with _opened(flags) as (_place, store, _settings):
+    with _opened(flags) as (_target, store, _settings):
         letters: list[dict[str, Any]] = [
             dict(record) for _name, record in _chosen(store, table, key, False)
         ]
@@ -190,13 +193,13 @@ def retry(
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
-    with _opened(flags) as (place, store, settings):
+    with _opened(flags) as (target, store, settings):
         chosen = _chosen(store, table, key, everything)
         outcome = retry_letters(
             postgres_url(settings),
             settings.tables,
             [record for _name, record in chosen],
-            target=place.target,
+            target=target,
             store=store,
             allow_plaintext=settings.allow_plaintext,
         )
@@ -233,7 +236,7 @@ def drop(
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
-    with _opened(flags) as (_place, store, _settings):
+    with _opened(flags) as (_target, store, _settings):
         chosen = _chosen(store, table, key, everything)
         store.remove("dead_letter", [name for name, _record in chosen])
     note(f"{len(chosen)} dropped")

@@ -15,7 +15,7 @@ from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.target import Target
 from cli import options as o
 from cli.help import Command
-from cli.output import findings_table, out, print_json
+from cli.output import counted, findings_table, out, print_json
 from cli.places import Place, open_target, postgres_url, require_tables
 
 REPORT_VERSION = 1
@@ -65,7 +65,12 @@ def doctor(
     else:
         out().print(findings_table(findings))
     if found:
-        raise CheckFailed(f"{len(found)} findings block a run", code="DOCTOR")
+        verb = "blocks" if len(found) == 1 else "block"
+        raise CheckFailed(
+            f"{counted(len(found), 'finding')} {verb} a run",
+            code="DOCTOR",
+            hint="each has its remedy beside it",
+        )
 
 
 def examine(effective: Effective) -> list[Finding]:

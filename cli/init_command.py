@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 
-from bridge.config import TableSettings, format_table_name
+from bridge.collection_spec import check_name
+from bridge.config import TableSettings, VectorSettings, format_table_name
 from bridge.errors import BridgeError, UsageError
-from bridge.map_vectors import map_vectors, undimensioned_columns
+from bridge.map_vectors import (
+    MappedVector,
+    map_vectors,
+    undimensioned_columns,
+    vector_columns,
+)
 from bridge.postgres import catalog, checks
-from bridge.postgres.connection import Connection, connect, display
+from bridge.postgres.connection import Connection, connect, display, without_secrets
 from bridge.schema import Table
 from cli import options as o
 from cli.help import GENERAL, Command
-from cli.output import note
+from cli.output import counted, note
 from cli.places import postgres_url
 
+_NAME_LIMIT = 60  # characters; at most 4 bytes each, and Qdrant takes 200 and some
 _HEAD = """\
 # Written by `qdrant-bridge init`. Every setting: qdrant-bridge config --schema
 # Next: qdrant-bridge doctor --config {path}
@@ -54,7 +64,7 @@ def init(
 ) -> None:
     """Inspect a Postgres database and write a bridge.yaml that copies every table with vectors."""
     effective = o.Flags(
-        pg_url=pg_url, qdrant_url=qdrant_url, allow_plaintext=allow_plaintext
+        pipeline=pipeline, pg_url=pg_url, qdrant_url=qdrant_url, allow_plaintext=allow_plaintext
     ).load()
     settings = effective.settings
     if str(path) != "-" and path.exists():
@@ -67,63 +77,118 @@ def init(
                 f"no table with a vector column is visible in {display(url)}",
                 hint="is this the right database, and may this role see the schema?",
             )
-        text = _HEAD.format(path=path) + document(connection, tables, pipeline, settings.qdrant.url)
+        text = _HEAD.format(path="bridge.yaml" if str(path) == "-" else path) + document(
+            connection,
+            tables,
+            pipeline=pipeline,
+            postgres_url=without_secrets(url),
+            qdrant_url=settings.qdrant.url,
+        )
     if str(path) == "-":
         typer.echo(text, nl=False)
         return
     try:
         path.write_text(text)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    note(f"wrote {path}: {len(tables)} tables; next: qdrant-bridge doctor --config {path}")
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}",
+            hint="name another file, or - for standard output",
+        ) from None
+    count = counted(len(tables), "table")
+    note(f"wrote {path}: {count}; next: qdrant-bridge doctor --config {path}")
 
 
 def document(
-    connection: Connection, tables: tuple[Table, ...], pipeline: str, qdrant_url: str
+    connection: Connection,
+    tables: tuple[Table, ...],
+    *,
+    pipeline: str,
+    postgres_url: str,
+    qdrant_url: str,
 ) -> str:
-    """The YAML. The url's password is left to PGPASSWORD, .pgpass or a file."""
+    """The YAML. `postgres_url` holds no password: that is left to PGPASSWORD, .pgpass or a file."""
     lines = [
-        f"pipeline: {pipeline}",
+        f"pipeline: {_scalar(pipeline)}",
         "postgres:",
-        "  # the url, with its password, in a file; or set QDRANT_BRIDGE_POSTGRES__URL",
+        f"  url: {_scalar(postgres_url)}",
+        "  # the password: PGPASSWORD or ~/.pgpass; or, instead of url, a file with all of it:",
         "  # url_file: /run/secrets/postgres_url",
         "qdrant:",
         f"  url: {_scalar(qdrant_url)}",
         "  # api_key_file: /run/secrets/qdrant",
         "tables:",
     ]
-    names = [table.name for table in tables]
-    for table in tables:
-        lines += _table_lines(connection, table, unique=names.count(table.name) == 1)
+    for table, collection in zip(tables, collection_names(tables), strict=True):
+        lines += _table_lines(connection, table, collection)
     return "\n".join(lines) + "\n"
 
 
-def _table_lines(connection: Connection, table: Table, *, unique: bool) -> list[str]:
+def collection_names(tables: Sequence[Table]) -> list[str]:
+    """A name for each table's collection: distinct, and without characters that Qdrant refuses."""
+    names: list[str] = []
+    for table in tables:
+        alike = sum(1 for other in tables if other.name == table.name) > 1
+        wanted = _accepted(f"{table.schema}_{table.name}" if alike else table.name)
+        free = (f"{wanted}_{number}" for number in itertools.count(2))
+        names.append(wanted if wanted not in names else next(n for n in free if n not in names))
+    return names
+
+
+def _accepted(name: str) -> str:
+    """The name itself if Qdrant takes it, else one like it."""
+    try:
+        check_name(name, what="the name", hint="")
+    except UsageError:
+        return re.sub(r"[^\w.-]", "_", name)[:_NAME_LIMIT]
+    return name
+
+
+def _table_lines(connection: Connection, table: Table, collection: str) -> list[str]:
     head = f"  {_scalar(format_table_name(table.schema, table.name))}:"
-    about = f"    # {table.kind}, about {max(0, table.estimated_rows):,} rows"
-    collection = table.name if unique else f"{table.schema}_{table.name}"
-    lines = [head, about, f"    collection: {_scalar(collection)}"]
+    rows = f"about {table.estimated_rows:,} rows" if table.estimated_rows >= 0 else "never analysed"
+    lines = [head, f"    # {table.kind}, {rows}", f"    collection: {_scalar(collection)}"]
     if table.primary_key:
         lines.append(f"    key: {_flow(list(table.primary_key))}")
     else:
         lines.append("    # no primary key: name the columns that identify a row")
         lines.append("    # key: [id]")
     try:
-        settings = TableSettings()
-        dimensions = {}
-        for column in undimensioned_columns(table, settings):
-            found = checks.vector_dimensions(connection, table, column.name)
-            if len(found) == 1:
-                dimensions[column.name] = next(iter(found))
-        vectors = map_vectors(table, settings, dimensions)
+        vectors = _proposed_vectors(connection, table)
     except BridgeError as error:
         return [*lines, f"    # to be decided: {error.message}; {error.hint}"]
     lines.append("    vectors:")
     for vector in vectors:
-        entry = {"distance": vector.spec.distance}
-        comment = "  # assumed: no index tells" if vector.warnings else ""
+        entry: dict[str, str] = {"distance": vector.spec.distance}
+        if vector.spec.name != vector.column:
+            entry = {"name": vector.spec.name, **entry}
+        comment = "  # assumed: no index tells" if _is_assumed(vector) else ""
         lines.append(f"      {_scalar(vector.column)}: {_flow(entry)}{comment}")
     return lines
+
+
+def _proposed_vectors(connection: Connection, table: Table) -> list[MappedVector]:
+    renamed = {
+        column.name: VectorSettings(name=_accepted(column.name))
+        for column in vector_columns(table, TableSettings())
+        if _accepted(column.name) != column.name
+    }
+    settings = TableSettings(vectors=renamed)
+    dimensions: dict[str, int] = {}
+    for column in undimensioned_columns(table, settings):
+        found = checks.vector_dimensions(connection, table, column.name)
+        if len(found) > 1:
+            sizes = ", ".join(map(str, found))
+            raise UsageError(
+                f"column {column.name} holds vectors of several dimensions ({sizes})",
+                hint="leave it out with columns:, or take the rows of one dimension with where:",
+            )
+        if found:
+            dimensions[column.name] = next(iter(found))
+    return map_vectors(table, settings, dimensions)
+
+
+def _is_assumed(vector: MappedVector) -> bool:
+    return any("assumed" in warning for warning in vector.warnings)
 
 
 def _scalar(text: str) -> str:

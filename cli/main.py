@@ -7,6 +7,7 @@ Exit codes (design.md section 2): 0 done, 1 a check or comparison failed, 2 wron
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -40,6 +41,9 @@ Then, on your own data (nothing is written before the backfill):
     "Exit codes: 0 done; 1 a check failed; 2 wrong usage or configuration; 3 stopped, because going "
     "on would lose or corrupt data; 4 a service does not answer."
 )
+
+_COMPLETION = "_QDRANT_BRIDGE_COMPLETE"
+"""Typer's: the shell asks for completions by it. `--show-completion` alone detects the shell."""
 
 app = typer.Typer(
     name="qdrant-bridge",
@@ -76,8 +80,12 @@ def run(arguments: list[str]) -> int:
     try:
         given = normalize(arguments)
         debug = "--debug" in given or "--trace" in given
+        if len(given) == 2 and given[0] == "--show-completion":
+            os.environ[_COMPLETION] = f"source_{given[1]}"
         result = app(args=given, prog_name="qdrant-bridge", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except SystemExit as leaving:  # completion leaves in this way
+        return 0 if not leaving.code else UsageError.exit_code
     except BridgeError as error:
         print_error(error, debug=debug)
         return error.exit_code

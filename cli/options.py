@@ -207,6 +207,7 @@ class Flags:
     """What was given on the command line; None where it was not."""
 
     config: Path | None = None
+    pipeline: str | None = None
     pg_url: str | None = None
     pg_table: str | None = None
     pg_key: Sequence[str] | None = None
@@ -228,6 +229,7 @@ class Flags:
     def load(self, environ: Mapping[str, str] | None = None) -> Effective:
         """The configuration in force. UsageError if it is wrong, wherever it came from."""
         flags = {
+            "pipeline": self.pipeline,
             "postgres.url": self.pg_url,
             "qdrant.url": self.qdrant_url,
             "qdrant.api_key": self.qdrant_key,
@@ -262,6 +264,9 @@ def split_names(given: Sequence[str] | None, flag: str) -> tuple[str, ...] | Non
     return tuple(names)
 
 
+_NAMES_HINT = """names with commas between them; one that holds a comma in quotes: 'a,"b,c"'"""
+
+
 def _split_one(text: str, flag: str) -> list[str]:
     names: list[str] = []
     rest = text
@@ -272,16 +277,16 @@ def _split_one(text: str, flag: str) -> list[str]:
             while (end := rest.find('"', end)) >= 0 and rest[end : end + 2] == '""':
                 end += 2
             if end < 0:
-                raise UsageError(f"{flag}: a quote is not closed in {text!r}")
+                raise UsageError(f"{flag}: a quote is not closed in {text!r}", hint=_NAMES_HINT)
             names.append(rest[1:end].replace('""', '"'))
             rest = rest[end + 1 :].strip()
             if rest and not rest.startswith(","):
-                raise UsageError(f"{flag}: a comma is missing in {text!r}")
+                raise UsageError(f"{flag}: a comma is missing in {text!r}", hint=_NAMES_HINT)
             rest = rest[1:]
         else:
             name, _comma, rest = rest.partition(",")
             if not name.strip():
-                raise UsageError(f"{flag}: a name is empty in {text!r}")
+                raise UsageError(f"{flag}: a name is empty in {text!r}", hint=_NAMES_HINT)
             names.append(name.strip())
         if not rest.strip():
             return names

@@ -67,6 +67,11 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     return table
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `3,000 rows`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def note(text: str, *, style: str = "") -> None:
     """A line about the run."""
     err().print(Text(text, style=style), soft_wrap=True)

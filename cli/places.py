@@ -99,6 +99,19 @@ def state_of(place: Place, settings: Settings) -> QdrantState:
     return QdrantState(place.target, pipeline_name(settings))
 
 
+def begun_state(target: Target | None, settings: Settings) -> QdrantState:
+    """The records of a pipeline that has begun; UsageError if it has not. Writes nothing."""
+    name = pipeline_name(settings)
+    if target is not None:
+        store = QdrantState(target, name)
+        if store.exists():
+            return store
+    raise UsageError(
+        f"pipeline {name} has not begun",
+        hint="qdrant-bridge backfill pgvector begins it; or is this another Qdrant than its own?",
+    )
+
+
 def backfill_options(effective: Effective, place: Place) -> Options:
     """How to copy, from the settings."""
     settings = effective.settings

@@ -50,8 +50,9 @@ class Tally:
             del self._open[event.chunk]
             self.chunks_done += 1
             self.failures += len(event.letters)
-        elif isinstance(event, WorkerLost) and event.chunk is not None:
-            self._add(event.chunk, 0, 0)
+        elif isinstance(event, WorkerLost):
+            for chunk in event.chunks:
+                self._add(chunk, 0, 0)
         self._remember()
 
     def _add(self, chunk: int, rows: int, size: int) -> None:
@@ -237,4 +238,4 @@ def waiting_line(event: Waiting) -> str:
 
 def lost_line(event: WorkerLost) -> str:
     """Which worker died."""
-    return f"worker {event.pid} died; its chunk is read again"
+    return f"worker {event.pid} died; what it had is read again"

@@ -8,14 +8,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from bridge.config import Settings
 from bridge.errors import UsageError
 from bridge.qdrant.state import QdrantState
 from bridge.state import ChunkDone, TablePlan
 from cli import options as o
 from cli.help import Command
 from cli.output import out, print_json
-from cli.places import open_target, pipeline_name
+from cli.places import begun_state, look_at_target
 
 REPORT_VERSION = 1
 
@@ -48,22 +47,16 @@ def status(
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     ).load()
-    with open_target(effective.settings) as place:
-        store = QdrantState(place.target, pipeline_name(effective.settings))
-        report = status_report(store, effective.settings)
+    with look_at_target(effective.settings) as target:
+        report = status_report(begun_state(target, effective.settings))
     if as_json:
         print_json(report)
     else:
         _show(report)
 
 
-def status_report(store: QdrantState, settings: Settings) -> dict[str, Any]:
+def status_report(store: QdrantState) -> dict[str, Any]:
     """`status --json`. The parts of a stream are null: a backfill alone has no slot and no lag."""
-    if not store.exists():
-        raise UsageError(
-            f"pipeline {store.pipeline} has not begun",
-            hint="qdrant-bridge backfill pgvector begins it",
-        )
     plans = {name: TablePlan.from_record(record) for name, record in store.records("plan")}
     if not plans:
         raise UsageError(

@@ -213,8 +213,17 @@ def _near(schema: str | None, name: str, names: Sequence[tuple[str, str]]) -> li
         if schema is None and "." in name:  # "schema.table" given as one name
             by_name.setdefault(f"{a_schema}.{a_name}".lower(), []).append(label)
     close = difflib.get_close_matches(folded, by_name, n=_MOST_SUGGESTIONS, cutoff=0.6)
-    labels = [label for match in close for label in by_name[match]]
+    alike = difflib.SequenceMatcher(b=schema or "")
+    labels: list[str] = []
+    for match in close:
+        labels += sorted(by_name[match], key=lambda label: _unlikeness(alike, label))
     return list(dict.fromkeys(labels))[:_MOST_SUGGESTIONS]
+
+
+def _unlikeness(wanted: difflib.SequenceMatcher[str], label: str) -> float:
+    """How little a label's schema resembles the wanted one."""
+    wanted.set_seq1(label.partition(".")[0])
+    return -wanted.ratio()
 
 
 # --- columns and types -------------------------------------------------------------------------
@@ -436,3 +445,15 @@ def require_supported(facts: ServerFacts, *, vectors: bool = True) -> None:
             f"pgvector {facts.pgvector} is too old",
             hint="pgvector 0.5 or newer is needed; ALTER EXTENSION vector UPDATE",
         )
+
+
+def relation_bytes(connection: Connection, table: Table) -> int:
+    """Bytes on disk with TOAST and without indexes, partitions included; 0 for a view."""
+    oids = [oid for oid, _schema, _name in table.partitions] or [table.oid]
+    query = (
+        "SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint"
+        " FROM pg_catalog.pg_class c WHERE c.oid = ANY(%s) AND c.relkind IN ('r', 'm')"
+    )
+    with translated(connection=connection, table=table.label):
+        row = connection.execute(query, (oids,)).fetchone()
+    return int(row[0]) if row is not None else 0

@@ -137,10 +137,13 @@ def conninfo(url: str) -> dict[str, str]:
 
 
 def without_secrets(url: str) -> str:
-    """The url as it may stand in a file that others read: as it is, if there is no secret in it."""
+    """The url as it may stand in a file that others read: without its password, else as it is."""
     options = conninfo(url)
     kept = {name: value for name, value in options.items() if not _SECRET_OPTION.search(name)}
-    return url if kept == options else make_conninfo(**kept)
+    for text in (url, re.sub(r"^(\w[\w+]*://[^:@/?]*):[^@]*@", r"\1@", url)):
+        if conninfo(text) == kept:
+            return text
+    return make_conninfo(**kept)
 
 
 def display(url: str) -> str:

@@ -43,6 +43,17 @@ class Batch:
     size_bytes: int
 
 
+def prepare(connection: Connection) -> None:
+    """Set a connection up for scans, once.
+
+    A database in SQL_ASCII holds bytes of no known encoding. Asked for UTF-8, the server would end
+    the whole COPY at the first text that is none; unconverted, that row alone is set aside.
+    """
+    if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
+        with translated(connection=connection):
+            connection.execute("SET client_encoding TO 'SQL_ASCII'")
+
+
 def copy_statement(
     table: Table,
     selection: Sequence[Selected],

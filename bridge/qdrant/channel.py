@@ -11,6 +11,7 @@ the metadata `retry-after`, in seconds.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -34,6 +35,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.qdrant.wire import UPDATE_COMPLETED, decode_update_status
+from bridge.redaction import redact_url
 
 GRPC_PORT = 6334
 REST_PORT = 6333
@@ -103,7 +105,8 @@ def parse_url(url: str) -> tuple[str, int, bool]:
         port, parts = None, urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
-            f"not a Qdrant URL: {url!r}", hint="http(s)://host:6334 (gRPC), or edge:///directory"
+            f"not a Qdrant URL: {redact_url(url)!r}",
+            hint="http(s)://host:6334 (gRPC), or edge:///directory",
         )
     if parts.username or parts.password:
         raise UsageError(
@@ -137,7 +140,7 @@ def endpoint(
     if not tls and not is_loopback(host) and not allow_plaintext:
         what = "an API key and the data" if api_key else "the data"
         raise UsageError(
-            f"{url} would send {what} in plaintext to another machine",
+            f"{redact_url(url)} would send {what} in plaintext to another machine",
             hint="use https://, or --allow-plaintext where the network itself is trusted",
         )
     return Endpoint(
@@ -197,6 +200,12 @@ def _certificate_as_it_is(place: Endpoint) -> tuple[bytes, str]:
             context.wrap_socket(raw) as wrapped,
         ):
             shown: dict[str, Any] = wrapped.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        raise UsageError(
+            f"the TLS certificate of {place.label} cannot be used, verified or not: "
+            f"{error.verify_message}",
+            hint="the server needs a certificate that is valid now",
+        ) from error
     except ssl.SSLError as error:
         raise _not_tls(place) from error
     except OSError as error:
@@ -290,6 +299,11 @@ def translate(
         return _not_grpc(place, details)
     if code is grpc.StatusCode.UNAVAILABLE and "WRONG_VERSION_NUMBER" in details:
         return _not_tls(place)
+    if code is grpc.StatusCode.UNAVAILABLE and "Hostname Verification" in details:
+        return UsageError(
+            f"the TLS certificate of {place.label} is for another name than {place.host}",
+            hint="use the name that the certificate has, or --skip-tls-verification",
+        )
     if code is grpc.StatusCode.UNAVAILABLE and _is_certificate(details):
         return UsageError(
             f"the TLS certificate of {place.label} is not trusted"
@@ -330,9 +344,10 @@ def _retry_after(error: Any) -> float | None:
     for key, value in error.trailing_metadata() or ():
         if key.lower() == "retry-after":
             try:
-                return max(0.0, float(value))
+                seconds = float(value)
             except ValueError:
                 return None
+            return max(0.0, seconds) if math.isfinite(seconds) else None
     return None
 
 

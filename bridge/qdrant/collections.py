@@ -135,7 +135,7 @@ def read_state(name: str, info: q.CollectionInfo) -> CollectionState:
             for path, field in info.payload_schema.items()
             if field.data_type in _SCHEMA_TYPES
         },
-        status=_STATUS.get(info.status, "red"),
+        status=_read_status(info),
         indexing_threshold=(
             optimizer.indexing_threshold if optimizer.HasField("indexing_threshold") else None
         ),
@@ -145,6 +145,13 @@ def read_state(name: str, info: q.CollectionInfo) -> CollectionState:
         shards=params.shard_number or 1,
         problem=problem,
     )
+
+
+def _read_status(info: q.CollectionInfo) -> Status:
+    # Deferred points are stored but not shown until they are indexed (1.17, prevent_unoptimized).
+    if info.HasField("update_queue") and info.update_queue.deferred_points:
+        return "yellow"
+    return _STATUS.get(info.status, "red")
 
 
 def _read_vectors(params: q.CollectionParams) -> tuple[VectorSpec, ...]:

@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import quote
 
 import qdrant_edge as edge
+from google.protobuf.message import DecodeError
 from qdrant_client import grpc as q
 
 from bridge.collection_spec import (
@@ -40,6 +41,7 @@ from bridge.collection_spec import (
 from bridge.errors import BridgeError, Rejected, StopError, UsageError
 from bridge.plan import Multi, Point, Sparse, Vector
 from bridge.point_ids import PointId
+from bridge.qdrant.edge_space import disk_full, require_space, used_bytes
 from bridge.qdrant.edge_types import edge_point, parameters, read_record, schema_type, schema_types
 from bridge.qdrant.messages import floats, read_id, read_payload, read_vector
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
@@ -57,6 +59,7 @@ class EdgeTarget:
         self._lock = threading.RLock()
         self._shards: dict[str, edge.EdgeShard] = {}
         self._specs: dict[str, CollectionSpec] = {}
+        self._unflushed: set[str] = set()
         try:
             (directory / "collections").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,6 +96,7 @@ class EdgeTarget:
     def create_collection(self, spec: CollectionSpec, *, replication_factor: int = 1) -> None:
         with self._lock:
             if self._spec(spec.name) is None:
+                require_space(self._directory, self.label)
                 _remove_tree(self._path(spec.name))  # what a crash in a deletion left
                 _write_atomically(self._path(spec.name).with_suffix(".json"), _dump(spec))
             self._shard(spec.name)
@@ -109,6 +113,7 @@ class EdgeTarget:
             if shard is not None:
                 shard.close()
             self._specs.pop(name, None)
+            self._unflushed.discard(name)
             self._path(name).with_suffix(".json").unlink(missing_ok=True)
             _remove_tree(self._path(name))
 
@@ -118,6 +123,8 @@ class EdgeTarget:
     def optimize(self, collection: str) -> bool:
         with self._lock:
             shard = self._shard(collection)
+            # It copies what it indexes before it lets go of the old.
+            require_space(self._directory, self.label, used_bytes(self._path(collection)))
             self._run(shard.optimize)
         return True
 
@@ -128,7 +135,10 @@ class EdgeTarget:
 
     def send(self, request: bytes) -> DoneUpsert:
         """Apply an Upsert that was made for a server: the workers of a backfill make no other."""
-        message = q.UpsertPoints.FromString(request)
+        try:
+            message = q.UpsertPoints.FromString(request)
+        except DecodeError as error:
+            return DoneUpsert(Rejected(f"Qdrant Edge cannot read the request: {error}"))
         insert_only = message.update_mode == q.UpdateMode.InsertOnly
         points = [_point(point) for point in message.points]
         try:
@@ -210,8 +220,9 @@ class EdgeTarget:
 
     def flush(self) -> None:
         with self._lock:
-            for shard in self._shards.values():
-                self._run(shard.flush)
+            for name in sorted(self._unflushed):
+                self._run(self._shard(name).flush)
+                self._unflushed.discard(name)
 
     def close(self) -> None:
         with self._lock:
@@ -219,7 +230,9 @@ class EdgeTarget:
                 self._run(shard.flush)
                 shard.close()
             self._shards.clear()
-            os.close(self._claim)
+            claim, self._claim = self._claim, -1
+            if claim >= 0:  # a number that was closed may be somebody else's file by now
+                os.close(claim)
 
     def _write(self, collection: str, points: list[edge.Point], mode: WriteMode) -> None:
         update_mode = edge.UpdateMode.InsertOnly if mode == "insert_only" else None
@@ -231,6 +244,8 @@ class EdgeTarget:
     def _update(self, collection: str, operation: edge.UpdateOperation) -> None:
         with self._lock:
             shard = self._shard(collection)
+            require_space(self._directory, self.label)
+            self._unflushed.add(collection)
             self._run(lambda: shard.update(operation))
 
     def _path(self, name: str) -> Path:
@@ -263,6 +278,8 @@ class EdgeTarget:
         else:
             _remove_tree(path)  # what a crash in the middle of a creation left
             shard = self._run(lambda: edge.EdgeShard.create(str(path), parameters(spec)))
+        # Also one that was there: whoever wrote it may have been killed before the flush.
+        self._unflushed.add(name)
         self._shards[name] = shard
         return shard
 
@@ -296,11 +313,7 @@ def _translate(error: Exception, label: str) -> BridgeError:
     text = _first_line(error)
     lowered = text.lower()
     if "no space left" in lowered or "quota" in lowered or "os error 28" in lowered:
-        return StopError(
-            f"the disk of {label} is full",
-            code="DISK_FULL",
-            hint="free some space and run the same command again; finished chunks are kept",
-        )
+        return disk_full(label)
     if any(word in lowered for word in ("dimension error", "not existing vector", "bad request",
                                         "wrong input", "no point with id", "validation")):  # fmt: skip
         return Rejected(f"Qdrant Edge refuses the request: {text}")
