@@ -3,6 +3,8 @@
 `Point` and its vectors are the hand-over between mapping and writing. Vectors stay buffers of
 little-endian float32, so that they travel from Postgres' wire to Qdrant's without becoming Python
 floats; `wire.py` writes these buffers as they are.
+
+A window of a stream's changes comes down to one operation for each point.
 """
 
 from __future__ import annotations
@@ -45,6 +47,29 @@ class Point(NamedTuple):
     id: PointId
     vectors: Mapping[str, Vector]
     payload: Mapping[str, PayloadValue]
+
+
+class Patch(NamedTuple):
+    """A change to a point that exists: its payload is replaced, and the vectors named here.
+
+    What is in neither `vectors` nor `cleared` stays as it is: those are the vectors that the source
+    did not send, because they did not change.
+    """
+
+    id: PointId
+    payload: Mapping[str, PayloadValue]
+    vectors: Mapping[str, Vector]
+    cleared: frozenset[str]
+
+
+class Remove(NamedTuple):
+    """A point that is gone; removing one that is not there is no error."""
+
+    id: PointId
+
+
+Operation = Point | Patch | Remove
+"""What a window of changes comes down to for one point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

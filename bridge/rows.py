@@ -40,7 +40,7 @@ class RowMapper:
 
     def __init__(self, mapping: TableMapping) -> None:
         self._mapping = mapping
-        self._loads = [_load_of(item) for item in mapping.payload]
+        self._loads = [load_of(item) for item in mapping.payload]
         self._key_texts = [_key_text_of(column) for column in mapping.key]
         self._names = [item.path[0] for item in mapping.payload]
         # Without renaming and omission a payload is just the columns' names and values.
@@ -198,7 +198,8 @@ def _loaded_or_flawed(load: Load, raw: Field, what: str, number: int, flaws: Fla
         return None
 
 
-def _load_of(item: PayloadField) -> Load:
+def load_of(item: PayloadField) -> Load:
+    """The function from a field's bytes to its payload value."""
     if item.form == "binary":
         load = binary_loader(item.type, item.policy)
         assert load is not None  # noqa: S101 - map_table asks for text otherwise

@@ -34,7 +34,8 @@ from bridge.errors import (
     Unreachable,
     UsageError,
 )
-from bridge.qdrant.wire import UPDATE_COMPLETED, decode_update_status
+from bridge.qdrant.wire import UPDATE_COMPLETED, decode_batch_statuses, decode_update_status
+from bridge.qdrant.wire_updates import UPDATE_BATCH
 from bridge.redaction import redact_url
 
 GRPC_PORT = 6334
@@ -221,35 +222,49 @@ def _certificate_as_it_is(place: Endpoint) -> tuple[bytes, str]:
 
 
 class Sender:
-    """Sends Upserts that are already bytes, several at a time."""
+    """Sends requests that are already bytes, several at a time."""
 
     def __init__(self, place: Endpoint) -> None:
         self._endpoint = place
         self._channel = open_channel(place)
-        self._upsert = self._channel.unary_unary(
-            UPSERT, request_serializer=None, response_deserializer=None
-        )
+        self._upsert = self._method(UPSERT)
+        self._batch = self._method(UPDATE_BATCH)
         self._metadata = metadata(place)
 
-    def send(self, request: bytes) -> SentUpsert:
+    def _method(self, name: str) -> Any:
+        return self._channel.unary_unary(name, request_serializer=None, response_deserializer=None)
+
+    def send(self, request: bytes) -> SentRequest:
         """Begin one Upsert."""
+        return self._begin(self._upsert, request, lambda answer: [decode_update_status(answer)])
+
+    def send_batch(self, request: bytes) -> SentRequest:
+        """Begin one UpdateBatch."""
+        return self._begin(self._batch, request, decode_batch_statuses)
+
+    def _begin(
+        self, method: Any, request: bytes, statuses: Callable[[bytes], list[int]]
+    ) -> SentRequest:
         timeout = self._endpoint.timeout_seconds
-        call = self._upsert.future(request, metadata=self._metadata, timeout=timeout)
-        return SentUpsert(call, self._endpoint)
+        call = method.future(request, metadata=self._metadata, timeout=timeout)
+        return SentRequest(call, self._endpoint, statuses)
 
     def close(self) -> None:
         """Close the connection; what is in flight is cancelled."""
         self._channel.close()
 
 
-class SentUpsert:
-    """An Upsert in flight (`target.Pending`)."""
+class SentRequest:
+    """A write in flight (`target.Pending`); `statuses` reads an answer's."""
 
-    __slots__ = ("_call", "_endpoint")
+    __slots__ = ("_call", "_endpoint", "_statuses")
 
-    def __init__(self, call: Any, place: Endpoint) -> None:
+    def __init__(
+        self, call: Any, place: Endpoint, statuses: Callable[[bytes], list[int]]
+    ) -> None:
         self._call = call
         self._endpoint = place
+        self._statuses = statuses
 
     def result(self) -> None:
         """Wait for the answer; only `Completed` is success."""
@@ -257,7 +272,8 @@ class SentUpsert:
             response = self._call.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             raise translate(error, self._endpoint) from error
-        require_completed(decode_update_status(response))
+        for status in self._statuses(response):
+            require_completed(status)
 
     def done(self) -> bool:
         """Whether `result` would answer at once."""

@@ -39,10 +39,18 @@ from bridge.collection_spec import (
     VectorSpec,
 )
 from bridge.errors import BridgeError, Rejected, StopError, UsageError
-from bridge.plan import Multi, Point, Sparse, Vector
+from bridge.plan import Multi, Patch, Point, Sparse, Vector
 from bridge.point_ids import PointId
 from bridge.qdrant.edge_space import disk_full, require_space, used_bytes
-from bridge.qdrant.edge_types import edge_point, parameters, read_record, schema_type, schema_types
+from bridge.qdrant.edge_types import (
+    edge_point,
+    edge_vectors,
+    overwrite,
+    parameters,
+    read_record,
+    schema_type,
+    schema_types,
+)
 from bridge.qdrant.messages import floats, read_id, read_payload, read_vector
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
 
@@ -147,6 +155,29 @@ class EdgeTarget:
         except BridgeError as error:
             return DoneUpsert(error)
         return DoneUpsert(None)
+
+    def patch(self, collection: str, patches: Sequence[Patch]) -> None:
+        with self._lock:
+            for patch in patches:
+                self._update(collection, overwrite(patch))
+            changed = [edge_vectors(patch) for patch in patches if patch.vectors]
+            if changed:
+                self._update(collection, edge.UpdateOperation.update_vectors(changed))
+            for patch in patches:
+                if patch.cleared:
+                    names = sorted(patch.cleared)
+                    operation = edge.UpdateOperation.delete_vectors([patch.id], names)
+                    self._update(collection, operation)
+
+    def clear(self, collection: str) -> None:
+        # A filter without conditions is fulfilled by every point.
+        self._update(collection, edge.UpdateOperation.delete_points_by_filter(edge.Filter()))
+
+    def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
+        with self._lock:
+            shard = self._shard(collection)
+            records = self._run(lambda: shard.retrieve(list(ids), False, False))
+        return {read_record(record).id for record in records}
 
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
         if ids:

@@ -15,7 +15,7 @@ from bridge.collection_spec import (
     QuantizationSpec,
     VectorSpec,
 )
-from bridge.plan import Multi, Point, Sparse, Vector
+from bridge.plan import Multi, Patch, Point, Sparse, Vector
 
 _DISTANCES = {
     "cosine": edge.Distance.Cosine,
@@ -112,6 +112,17 @@ def edge_point(point: Point) -> edge.Point:
     """A point as Edge takes it. Edge knows no buffers: the floats become Python's here."""
     vectors = {name: _edge_vector(vector) for name, vector in point.vectors.items()}
     return edge.Point(point.id, vectors, dict(point.payload))
+
+
+def overwrite(patch: Patch) -> edge.UpdateOperation:
+    """The operation that replaces a point's payload."""
+    return edge.UpdateOperation.overwrite_payload([patch.id], dict(patch.payload))
+
+
+def edge_vectors(patch: Patch) -> edge.PointVectors:
+    """The vectors of a point that are set."""
+    vectors = {name: _edge_vector(vector) for name, vector in patch.vectors.items()}
+    return edge.PointVectors(patch.id, vectors)
 
 
 def _edge_vector(vector: Vector) -> Any:

@@ -15,13 +15,13 @@ from qdrant_client import grpc as q
 
 from bridge.collection_spec import CollectionSpec, IndexKind
 from bridge.errors import StopError, UsageError
-from bridge.plan import Multi, Point, Sparse, Vector
+from bridge.plan import Multi, Patch, Point, Sparse, Vector
 from bridge.point_ids import PointId
 from bridge.qdrant import collections
 from bridge.qdrant.channel import (
     Endpoint,
     Sender,
-    SentUpsert,
+    SentRequest,
     metadata,
     open_channel,
     require_completed,
@@ -37,6 +37,7 @@ from bridge.qdrant.messages import (
 )
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
 from bridge.qdrant.wire import encode_upsert
+from bridge.qdrant.wire_updates import encode_patches
 
 T = TypeVar("T")
 
@@ -132,16 +133,36 @@ class ServerTarget:
             return
         self.send(encode_upsert(collection, points, ordering=self._ordering, mode=mode)).result()
 
-    def send(self, request: bytes) -> SentUpsert:
+    def send(self, request: bytes) -> SentRequest:
         return self._sender.send(request)
 
+    def patch(self, collection: str, patches: Sequence[Patch]) -> None:
+        if patches:
+            request = encode_patches(collection, patches, ordering=self._ordering)
+            self._sender.send_batch(request).result()
+
+    def clear(self, collection: str) -> None:
+        # A filter without conditions is fulfilled by every point.
+        self._delete(collection, q.PointsSelector(filter=q.Filter()))
+
+    def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
+        request = q.GetPoints(
+            collection_name=collection,
+            ids=[id_message(identity) for identity in ids],
+            with_payload=q.WithPayloadSelector(enable=False),
+            with_vectors=q.WithVectorsSelector(enable=False),
+        )
+        return {read_id(record.id) for record in self._call(self._points.Get, request).result}
+
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
-        if not ids:
-            return
+        if ids:
+            self._delete(collection, ids_selector(ids))
+
+    def _delete(self, collection: str, points: q.PointsSelector) -> None:
         request = q.DeletePoints(
             collection_name=collection,
             wait=True,
-            points=ids_selector(ids),
+            points=points,
             ordering=q.WriteOrdering(type=q.WriteOrderingType.Value(self._ordering.capitalize())),
         )
         require_completed(self._call(self._points.Delete, request).result.status)

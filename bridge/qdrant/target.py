@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from bridge.collection_spec import CollectionSpec, IndexKind, VectorSpec
-from bridge.plan import Point, Vector
+from bridge.plan import Patch, Point, Vector
 from bridge.point_ids import PointId
 
 STATE_COLLECTION = "_qdrant_bridge"
@@ -103,8 +103,18 @@ class Target(Protocol):
     def send(self, request: bytes) -> Pending:
         """Begin an Upsert that `wire.encode_upsert` has made."""
 
+    def patch(self, collection: str, patches: Sequence[Patch]) -> None:
+        """Change points that exist, each at most once. `Rejected` if one is missing: some of the
+        others may be changed by then, and to try again does no harm."""
+
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
         """Remove points; missing ones are no error."""
+
+    def clear(self, collection: str) -> None:
+        """Remove every point; the collection stays."""
+
+    def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]:
+        """Those of the ids that have a point."""
 
     def retrieve(
         self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False

@@ -74,10 +74,12 @@ def encode_upsert(
 
 def append_point(parts: list[Buffer], point: Point) -> int:
     """Append the point as field 3 of UpsertPoints; returns its bytes without tag and length."""
-    identity = _point_id(point.id)
+    identity = id_field(point.id)
     payload = encode_fields(PAYLOAD, point.payload)
     vectors: list[Buffer] = []
-    size = len(identity) + len(payload) + _append_vectors(vectors, point.vectors)
+    size = (
+        len(identity) + len(payload) + append_vectors(vectors, b"\x22", point.vectors)
+    )  # 4 vectors
     parts.append(b"\x1a" + varint(size) + identity + payload)
     parts += vectors
     return size
@@ -272,7 +274,8 @@ def _double(number: float) -> bytes:
 # --- ids and vectors ---------------------------------------------------------------------------
 
 
-def _point_id(identity: PointId) -> bytes:
+def id_field(identity: PointId) -> bytes:
+    """A PointId as field 1 of whatever holds it."""
     if isinstance(identity, int):
         number = varint(identity)
         return b"\x0a" + varint(len(number) + 1) + b"\x08" + number  # 1 id {1 num}
@@ -280,7 +283,7 @@ def _point_id(identity: PointId) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _dense_head(name: str, length: int) -> bytes:
+def _dense_head(tag: bytes, name: str, length: int) -> bytes:
     """All that stands in front of a single dense vector: its bytes end the point's message."""
     data = b"\x0a" + varint(length)  # DenseVector {1 data}
     vector = b"\xaa\x06" + varint(len(data) + length) + data  # Vector {101 dense}
@@ -292,19 +295,19 @@ def _dense_head(name: str, length: int) -> bytes:
         entry = b"\x0a" + varint(len(key)) + key + b"\x12" + varint(size) + vector
         entry = b"\x0a" + varint(len(entry) + length) + entry  # NamedVectors {1 {1 key, 2 value}}
         head = b"\x12" + varint(len(entry) + length) + entry  # Vectors {2 vectors}
-    return b"\x22" + varint(len(head) + length) + head  # PointStruct {4 vectors}
+    return tag + varint(len(head) + length) + head
 
 
-def _append_vectors(parts: list[Buffer], vectors: Mapping[str, Vector]) -> int:
-    """Append field 4 of PointStruct; returns its bytes, tag and length included."""
+def append_vectors(parts: list[Buffer], tag: bytes, vectors: Mapping[str, Vector]) -> int:
+    """Append a Vectors message behind `tag`; returns its bytes, tag and length included."""
     if not vectors:
         # A named map without entries: the point has no vector, and says so.
-        parts.append(b"\x22\x02\x12\x00")
+        parts.append(tag + b"\x02\x12\x00")
         return 4
     if len(vectors) == 1:
         [(name, vector)] = vectors.items()
         if isinstance(vector, bytes | memoryview):
-            head = _dense_head(name, len(vector))
+            head = _dense_head(tag, name, len(vector))
             parts += (head, vector)
             return len(head) + len(vector)
     body: list[Buffer] = []
@@ -315,7 +318,7 @@ def _append_vectors(parts: list[Buffer], vectors: Mapping[str, Vector]) -> int:
         head = b"\x12" + varint(inner)  # Vectors {2 vectors}
         body.insert(0, head)
         size = len(head) + inner
-    head = b"\x22" + varint(size)  # 4 vectors
+    head = tag + varint(size)
     parts.append(head)
     parts += body
     return len(head) + size
@@ -390,9 +393,24 @@ def decode_update_status(response: bytes) -> int:
     return status if isinstance(status, int) else 0
 
 
+def decode_batch_statuses(response: bytes) -> list[int]:
+    """The UpdateStatus of each operation in an UpdateBatchResponse {1 result {2 status}}."""
+    statuses: list[int] = []
+    for result in _fields(response, 1):
+        status = _field(result, 2) if isinstance(result, bytes) else None
+        statuses.append(status if isinstance(status, int) else 0)
+    return statuses
+
+
 def _field(message: bytes, wanted: int) -> bytes | int | None:
-    """The last occurrence of a varint or length-delimited field, as protobuf has it."""
-    found: bytes | int | None = None
+    """The last occurrence of a field, which is the one that counts in protobuf."""
+    found = _fields(message, wanted)
+    return found[-1] if found else None
+
+
+def _fields(message: bytes, wanted: int) -> list[bytes | int]:
+    """All occurrences of a field."""
+    found: list[bytes | int] = []
     position = 0
     while position < len(message):
         tag, position = _read_varint(message, position)
@@ -411,7 +429,7 @@ def _field(message: bytes, wanted: int) -> bytes | int | None:
         if position > len(message):
             raise ValueError("a response is cut short")
         if number == wanted:
-            found = value
+            found.append(value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The connection to a Qdrant server: how every failure of it is told, TLS, keys, wrong ports."""
+"""The connection to a Qdrant server: how every failure of it is told, keys, wrong ports."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
-from bridge.collection_spec import CollectionSpec, VectorSpec
 from bridge.errors import (
     BridgeError,
     RateLimited,
@@ -24,13 +21,11 @@ from bridge.errors import (
     Unreachable,
     UsageError,
 )
-from bridge.plan import Point
 from bridge.qdrant.channel import Endpoint, Sender, endpoint, is_loopback, parse_url
 from bridge.qdrant.server import ServerTarget
 from bridge.qdrant.wire import encode_upsert
 from bridge.retry import Retry
 from bridge.writer import Writer
-from tests.support import tls
 from tests.support.ports import free_port
 from tests.support.qdrant_server import (
     QdrantServer,
@@ -44,26 +39,7 @@ from tests.support.qdrant_server import (
     unavailable,
     wait_timeout,
 )
-
-FOREIGN = Path(__file__).parent.parent / "data" / "tls-foreign"
-SPEC = CollectionSpec(
-    name="docs",
-    vectors=(VectorSpec(name="v", shape="dense", distance="dot", dimension=2),),
-)
-
-
-def point(number: int, **payload: Any) -> Point:
-    vector = np.array([number, 1], dtype="<f4").tobytes()
-    return Point(number, {"v": vector}, payload)
-
-
-@contextmanager
-def connected(url: str, **options: Any) -> Iterator[ServerTarget]:
-    target = ServerTarget(endpoint(url, **{"api_key": None, "timeout_seconds": 10.0, **options}))
-    try:
-        yield target
-    finally:
-        target.close()
+from tests.support.server_connections import SPEC, check_fails, connected, point
 
 
 @pytest.fixture
@@ -72,13 +48,6 @@ def target(qdrant_server: QdrantServer) -> Iterator[ServerTarget]:
     with connected(qdrant_server.url) as opened:
         opened.create_collection(SPEC)
         yield opened
-
-
-def check_fails(url: str, **options: Any) -> BridgeError:
-    """What the first contact with a server fails with."""
-    with pytest.raises(BridgeError) as caught, connected(url, **options) as target:
-        target.check()
-    return caught.value
 
 
 # --- urls -----------------------------------------------------------------------------------------
@@ -192,22 +161,18 @@ CALLS: dict[str, tuple[str, Callable[[ServerTarget], object]]] = {
 }
 
 
-@pytest.mark.parametrize(("code", "kind"), CODES, ids=[code.name for code, _ in CODES])
 @pytest.mark.parametrize("call", CALLS)
 def test_every_status_has_its_error(
-    qdrant_server: QdrantServer,
-    target: ServerTarget,
-    call: str,
-    code: grpc.StatusCode,
-    kind: type[BridgeError],
+    qdrant_server: QdrantServer, target: ServerTarget, call: str
 ) -> None:
     method, act = CALLS[call]
-    qdrant_server.faults.add(method=method, action=fail(code, "what happened"))
-    with pytest.raises(BridgeError) as caught:
-        act(target)
-    assert type(caught.value) is kind
-    assert "what happened" in caught.value.message
-    assert isinstance(caught.value.__cause__, grpc.RpcError | grpc.FutureCancelledError)
+    for code, kind in CODES:
+        qdrant_server.faults.add(method=method, action=fail(code, f"what {code.name} says"))
+        with pytest.raises(BridgeError) as caught:
+            act(target)
+        assert type(caught.value) is kind, code
+        assert f"what {code.name} says" in caught.value.message
+        assert isinstance(caught.value.__cause__, grpc.RpcError | grpc.FutureCancelledError)
 
 
 def test_a_collection_that_is_gone_stops(target: ServerTarget) -> None:
@@ -460,101 +425,6 @@ def test_a_missing_or_wrong_api_key_is_told_before_anything_is_written(
         assert "wrong" not in error.message + error.hint
         with connected(server.url, api_key=given) as target, pytest.raises(UsageError):
             target.upsert("docs", [point(1)])
-
-
-# --- TLS ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tls_server(tmp_path: Path) -> Iterator[QdrantServer]:
-    with QdrantServer(tmp_path, api_key="a secret", tls=tls.server_pair()) as server:
-        yield server
-
-
-def _foreign(directory: Path, name: str) -> QdrantServer:
-    pair = ((FOREIGN / f"{name}.key").read_bytes(), (FOREIGN / f"{name}.pem").read_bytes())
-    return QdrantServer(directory, tls=pair)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_certificate_of_a_trusted_authority(tls_server: QdrantServer, host: str) -> None:
-    url = tls_server.url.replace("127.0.0.1", host)
-    with connected(url, api_key="a secret", ca_file=str(tls.AUTHORITY)) as target:
-        assert target.check()
-        target.create_collection(SPEC)
-        target.upsert("docs", [point(1)])
-        assert target.count("docs") == 1
-
-
-def test_a_certificate_of_an_unknown_authority_is_refused(tls_server: QdrantServer) -> None:
-    error = check_fails(tls_server.url, api_key="a secret")
-    assert isinstance(error, UsageError)
-    assert "is not trusted" in error.message
-    assert "qdrant.ca_file" in error.hint
-    assert tls_server.requests.counts() == {}
-
-
-def test_any_certificate_is_taken_when_verification_is_skipped(tls_server: QdrantServer) -> None:
-    with connected(tls_server.url, api_key="a secret", skip_tls_verification=True) as target:
-        assert target.check()
-
-
-@pytest.mark.parametrize("name", ["other-name", "wildcard", "common-name"])
-def test_any_name_is_taken_when_verification_is_skipped(tmp_path: Path, name: str) -> None:
-    with (
-        _foreign(tmp_path, name) as server,
-        connected(server.url, skip_tls_verification=True) as target,
-    ):
-        assert target.check()
-
-
-@pytest.mark.parametrize("name", ["other-name", "wildcard", "common-name"])
-def test_a_certificate_for_another_name_is_refused(tmp_path: Path, name: str) -> None:
-    with _foreign(tmp_path, name) as server:
-        error = check_fails(server.url, ca_file=str(FOREIGN / f"{name}.pem"))
-    assert isinstance(error, UsageError)
-    assert "127.0.0.1" in error.message
-    assert "another name" in error.message
-
-
-def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
-    with _foreign(tmp_path, "expired") as server:
-        error = check_fails(server.url, ca_file=str(FOREIGN / "expired.pem"))
-    assert isinstance(error, UsageError)
-    assert "expired" in error.message
-
-
-def test_an_expired_certificate_cannot_be_skipped_and_that_is_said(tmp_path: Path) -> None:
-    with _foreign(tmp_path, "expired") as server:
-        error = check_fails(server.url, skip_tls_verification=True)
-    assert isinstance(error, UsageError)
-    assert "expired" in error.message
-
-
-def test_a_file_of_authorities_that_cannot_be_used_is_refused(
-    tls_server: QdrantServer, tmp_path: Path
-) -> None:
-    for file in (tmp_path / "missing.pem", FOREIGN / "expired.key", FOREIGN / "README.md"):
-        error = check_fails(tls_server.url, ca_file=str(file))
-        assert isinstance(error, UsageError)
-        assert str(file) in error.message
-
-
-def test_plaintext_to_a_tls_port_names_the_other_scheme(tls_server: QdrantServer) -> None:
-    error = check_fails(tls_server.url.replace("https", "http"))
-    assert isinstance(error, Unreachable)
-    assert "https://" in error.hint
-
-
-@pytest.mark.parametrize("skip", [True, False])
-def test_tls_to_a_plaintext_port_names_the_other_scheme(
-    qdrant_server: QdrantServer, skip: bool
-) -> None:
-    url = qdrant_server.url.replace("http", "https")
-    error = check_fails(url, skip_tls_verification=skip)
-    assert isinstance(error, UsageError)
-    assert "does not speak TLS" in error.message
-    assert "http://" in error.hint
 
 
 # --- the writer on a real connection --------------------------------------------------------------

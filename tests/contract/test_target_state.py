@@ -1,0 +1,138 @@
+"""The state's records on every target."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from bridge.errors import StopError
+from bridge.qdrant import state as state_module
+from bridge.qdrant.state import QdrantState
+from tests.contract.places import Place
+
+
+@pytest.fixture
+def records_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A reserved collection of our own: the real one may be in use."""
+    name = place.name("_qdrant_bridge")
+    monkeypatch.setattr(state_module, "STATE_COLLECTION", name)
+    monkeypatch.setattr(state_module, "_SPEC", dataclasses.replace(state_module._SPEC, name=name))
+    return name
+
+
+@pytest.fixture
+def store(place: Place, records_name: str) -> QdrantState:
+    state = QdrantState(place.target, "shop")
+    state.prepare()
+    return state
+
+
+def test_the_reserved_collection_is_made_once(place: Place, records_name: str) -> None:
+    state = QdrantState(place.target, "shop")
+    assert not state.exists()
+    state.prepare()
+    state.put("chunk", "a", {"n": 1})
+    state.prepare()
+    assert state.exists()
+    assert state.get("chunk", "a") == {"n": 1}
+
+
+def test_a_record_comes_back_whole(store: QdrantState) -> None:
+    record = {
+        "text": "Grüße",
+        "numbers": (1, 2.5, -(2**63)),
+        "null": None,
+        "nested": {"bounds": [("a", "1"), ("b", "2")], "empty": {}, "list": []},
+    }
+    store.put("plan", "public.docs", record)
+    assert store.get("plan", "public.docs") == {
+        "text": "Grüße",
+        "numbers": [1, 2.5, -(2**63)],
+        "null": None,
+        "nested": {"bounds": [["a", "1"], ["b", "2"]], "empty": {}, "list": []},
+    }
+
+
+def test_put_replaces_the_whole_record(store: QdrantState) -> None:
+    store.put("chunk", "a", {"x": 1, "y": 2})
+    store.put("chunk", "a", {"y": 3})
+    assert store.get("chunk", "a") == {"y": 3}
+
+
+def test_a_record_that_is_not_there_is_none(store: QdrantState) -> None:
+    store.put("chunk", "a", {"n": 1})
+    assert store.get("chunk", "b") is None
+    assert store.get("plan", "a") is None
+
+
+def test_of_new_records_the_first_wins(place: Place, store: QdrantState) -> None:
+    assert store.put_new("plan", "a", {"by": "first"}) == {"by": "first"}
+    other = QdrantState(place.target, "shop")
+    assert other.put_new("plan", "a", {"by": "second"}) == {"by": "first"}
+    assert store.get("plan", "a") == {"by": "first"}
+
+
+def test_records_of_one_kind_over_several_pages(
+    store: QdrantState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "_PAGE", 5)
+    for number in range(7):
+        store.put("plan", f"p{number}", {"n": number})
+    many = {f"public.docs/{number}": {"n": number} for number in range(20)}
+    for name, record in many.items():
+        store.put("chunk", name, record)
+    assert dict(store.records("chunk")) == many
+    assert len(list(store.records("plan"))) == 7
+    assert list(store.records("dead_letter")) == []
+    store.remove("chunk", many)
+    assert list(store.records("chunk")) == []
+    assert len(list(store.records("plan"))) == 7
+
+
+def test_records_are_removed_and_missing_ones_are_no_error(store: QdrantState) -> None:
+    for name in "abc":
+        store.put("chunk", name, {})
+    store.put("plan", "a", {})
+    store.remove("chunk", ["a", "c", "never there"])
+    store.remove("chunk", [])
+    assert [name for name, _ in store.records("chunk")] == ["b"]
+    assert store.get("plan", "a") == {}
+
+
+def test_two_pipelines_do_not_see_each_other(place: Place, store: QdrantState) -> None:
+    other = QdrantState(place.target, "library")
+    store.put("chunk", "a", {"of": "shop"})
+    other.put("chunk", "a", {"of": "library"})
+    assert store.get("chunk", "a") == {"of": "shop"}
+    assert dict(other.records("chunk")) == {"a": {"of": "library"}}
+    store.remove("chunk", ["a"])
+    assert other.get("chunk", "a") == {"of": "library"}
+
+
+@pytest.mark.parametrize("kind", ["owner", "indexing"])
+def test_what_concerns_a_collection_is_seen_by_every_pipeline(
+    place: Place, store: QdrantState, kind: Any
+) -> None:
+    other = QdrantState(place.target, "library")
+    assert store.put_new(kind, "docs", {"pipeline": "shop"}) == {"pipeline": "shop"}
+    assert other.put_new(kind, "docs", {"pipeline": "library"}) == {"pipeline": "shop"}
+    assert dict(other.records(kind)) == {"docs": {"pipeline": "shop"}}
+    assert list(other.records("chunk")) == []
+
+
+def test_records_outlive_the_process(place: Place, store: QdrantState) -> None:
+    store.put("plan", "a", {"n": 1})
+    again = QdrantState(place.reopen(), "shop")
+    assert again.get("plan", "a") == {"n": 1}
+    assert dict(again.records("plan")) == {"a": {"n": 1}}
+
+
+def test_a_reserved_collection_that_was_deleted_stops(
+    place: Place, store: QdrantState, records_name: str
+) -> None:
+    place.target.delete_collection(records_name)
+    with pytest.raises(StopError) as caught:
+        store.put("chunk", "a", {})
+    assert caught.value.code == "TARGET_CHANGED"
