@@ -381,7 +381,7 @@ class TableBackfill:
         if not report.complete:
             return report
         index_seconds = self._build_index(plan.collection)
-        counts, names = self._count(inspection, plan)
+        counts, names = self._count(inspection, plan, letters)
         by_partition: Counter[str] = Counter()
         for chunk in done.values():
             for oid, rows in chunk.partitions.items():
@@ -419,7 +419,9 @@ class TableBackfill:
                 time.sleep(_INDEX_POLL_SECONDS)
         return time.monotonic() - started
 
-    def _count(self, inspection: Inspection, plan: TablePlan) -> tuple[Counts, dict[str, str]]:
+    def _count(
+        self, inspection: Inspection, plan: TablePlan, letters: int
+    ) -> tuple[Counts, dict[str, str]]:
         with self._connect() as connection:
             partitions: dict[str, int] = {}
             if inspection.table.kind == "partitioned table":
@@ -428,11 +430,16 @@ class TableBackfill:
             else:
                 source = checks.exact_count(connection, inspection.table, inspection.where)
         owner = self._store.get("owner", plan.collection) or {}
+        left = sum(
+            record["table"] == plan.source.table
+            for _name, record in self._store.records("dead_letter")
+        )
         counts = Counts(
             source=source,
             target=self._target.count(plan.collection),
             partitions=partitions,
             source_before=plan.rows_before,
+            letters_settled=max(0, letters - left),
             found_points=int(owner.get("found_points", plan.points_before)),
         )
         names = {

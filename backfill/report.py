@@ -63,7 +63,8 @@ class Counts:
     """Exact counts at the end.
 
     `source_before`: the source's when the plan was made, None where that was not counted.
-    `found_points`: what the collection held before it was first filled.
+    `found_points`: what the collection held before it was first filled. `letters_settled`: dead
+    letters of the chunks that have been retried or dropped since; the former are points now.
     """
 
     source: int
@@ -71,6 +72,7 @@ class Counts:
     partitions: Mapping[str, int]
     found_points: int
     source_before: int | None = None
+    letters_settled: int = 0
 
 
 def sum_up(chunks: Iterable[ChunkDone]) -> tuple[int, int, int, int]:
@@ -97,8 +99,9 @@ def judge(
     notes: list[str] = []
     if read != written + letters:
         problems.append(f"{read} rows were read, but {written} written and {letters} set aside")
-    if letters:
-        notes.append(f"{letters} rows were set aside: qdrant-bridge dead-letters list")
+    if letters > counts.letters_settled:
+        left = letters - counts.letters_settled
+        notes.append(f"{left} rows were set aside: qdrant-bridge dead-letters list")
     if counts.target < written:
         problems.append(f"{written} points were written, but the collection holds {counts.target}")
     if counts.source != read and counts.source == counts.source_before:
@@ -119,7 +122,7 @@ def judge(
             f"the collection held {counts.found_points} points before it was filled, and holds "
             f"{counts.target} now; only verify can tell these apart"
         )
-    elif counts.target > written:
+    elif counts.target > written + counts.letters_settled:
         problems.append(
             f"{written} points were written, but the collection holds {counts.target}: rows deleted "
             "since an earlier run, or points of somebody else"

@@ -9,13 +9,14 @@ from typing import Any
 
 from backfill.preflight import Inspection, inspect
 from bridge.config_tables import TableSettings
-from bridge.errors import Rejected, UsageError
+from bridge.errors import Rejected, Unstorable, UsageError
 from bridge.events import Read
 from bridge.plan import DeadLetter, Point
 from bridge.postgres import scan
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
+from bridge.qdrant.wire import encode_upsert
 from bridge.state import Record, letter_from_record, letter_name
 
 _ROWS_A_TIME = 200
@@ -111,7 +112,9 @@ def _retry_some(
 
 def _write_one(target: Target, collection: str, point: Point) -> str | None:
     try:
+        # An embedded target would take what the messages of Qdrant cannot carry, and a server none.
+        encode_upsert(collection, [point])
         target.upsert(collection, [point])
-    except Rejected as error:
+    except (Rejected, Unstorable) as error:
         return error.message
     return None

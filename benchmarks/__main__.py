@@ -18,6 +18,7 @@ def main() -> None:
     one.add_argument("--dimension", type=int, action="append", help="default: 1536 and 384")
     one.add_argument("--workers", type=int, default=2)
     one.add_argument("--no-server", action="store_true", help="only COPY and the null target")
+    one.add_argument("--no-index", action="store_true", help="do not wait for the index")
     one.add_argument("--json", type=Path, default=Path("benchmarks/results/backfill.json"))
     arguments = parser.parse_args()
     reports = [
@@ -28,6 +29,7 @@ def main() -> None:
             workers=arguments.workers,
             qdrant_url=os.environ.get("QDRANT_URL"),
             with_server=not arguments.no_server,
+            with_index=not arguments.no_index,
         )
         for dimension in arguments.dimension or (1536, 384)
     ]

@@ -73,7 +73,13 @@ def figure(name: str, rows: int, size: int, seconds: float, **more: Any) -> Figu
 
 
 def run(
-    *, rows: int, dimension: int, workers: int, qdrant_url: str | None, with_server: bool
+    *,
+    rows: int,
+    dimension: int,
+    workers: int,
+    qdrant_url: str | None,
+    with_server: bool,
+    with_index: bool,
 ) -> dict[str, Any]:
     """Measure one table; the report of it."""
     table = f"bench_{dimension}"
@@ -91,7 +97,7 @@ def run(
         if with_server:
             with qdrant(qdrant_url) as place:
                 figures.append(upserts_alone(url, inspection, place))
-                figures += whole_backfill(url, table, place, workers)
+                figures += whole_backfill(url, table, place, workers, with_index=with_index)
     for one in figures:
         say(row_of(one))
     return {
@@ -296,11 +302,15 @@ def serialised(url: str, inspection: Inspection) -> Iterator[tuple[bytes, int]]:
             yield encode_upsert(name, points), len(points)
 
 
-def whole_backfill(url: str, table: str, place: Endpoint, workers: int) -> list[Figure]:
+def whole_backfill(
+    url: str, table: str, place: Endpoint, workers: int, *, with_index: bool
+) -> list[Figure]:
     """The command's work from its first check to its last count; the index build apart."""
     target = ServerTarget(place)
     target.delete_collection(table)
-    options = Options(postgres_url=url, endpoint=place, workers=workers, restart=True)
+    options = Options(
+        postgres_url=url, endpoint=place, workers=workers, restart=True, wait_for_index=with_index
+    )
     store = QdrantState(target, "benchmark")
     before = usage()
     report = TableBackfill(

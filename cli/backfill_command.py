@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -10,10 +12,11 @@ from backfill.pgvector import TableBackfill
 from backfill.report import TableReport, to_json
 from bridge.config import Effective
 from bridge.errors import CheckFailed
+from bridge.retry import FOR_EVER
 from cli import options as o
 from cli.help import Command, Group
 from cli.output import err, note, print_json
-from cli.places import backfill_options, open_target, pipeline_name, require_tables, state_of
+from cli.places import Place, backfill_options, open_target, pipeline_name, require_tables, state_of
 from cli.progress import display, duration
 
 # Lines of at most 78 columns, or of prose, which wraps by itself.
@@ -105,12 +108,22 @@ def backfill_pgvector(
 
 
 def copy_tables(effective: Effective, *, quiet: bool) -> list[TableReport]:
-    """Copy every configured table, one after the other."""
+    """Open the target and copy every configured table, one after the other."""
+    require_tables(effective.settings)
+    with open_target(effective.settings) as place:
+        return copy_all(effective, place, quiet=quiet)
+
+
+def copy_all(
+    effective: Effective, place: Place, *, quiet: bool, patient: bool = False
+) -> list[TableReport]:
+    """Copy every configured table. `patient`: outages are waited for without end."""
     settings = effective.settings
-    require_tables(settings)
     reports: list[TableReport] = []
-    with open_target(settings) as place, display(quiet=quiet) as show:
+    with display(quiet=quiet) as show:
         options = backfill_options(effective, place)
+        if patient:
+            options = replace(options, patience_seconds=FOR_EVER)
         store = state_of(place, settings)
         for name, table in settings.tables.items():
             run = TableBackfill(

@@ -18,7 +18,7 @@ from bridge.qdrant.target import Target
 from bridge.state import Record
 from cli import options as o
 from cli.help import Command, Group
-from cli.output import note, out, print_json
+from cli.output import counted, note, out, print_json
 from cli.places import begun_state, look_at_target, postgres_url
 
 REPORT_VERSION = 1
@@ -209,7 +209,8 @@ def retry(
         note(f"{outcome.written} written, {outcome.gone} gone from Postgres, {outcome.kept} kept")
     if outcome.kept:
         raise CheckFailed(
-            f"{outcome.kept} rows still cannot be written", hint="qdrant-bridge dead-letters list"
+            f"{counted(outcome.kept, 'row')} still cannot be written",
+            hint="qdrant-bridge dead-letters list",
         )
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge.config import TableChoice, load
-from bridge.errors import CheckFailed
+from bridge.errors import CheckFailed, UsageError
 from bridge.postgres import sample
 from bridge.postgres.connection import Connection, connect
 from bridge.postgres.embedded import EmbeddedPostgres
@@ -37,6 +37,7 @@ _QUESTIONS = (
     "control a telescope and photograph the night sky",
 )
 _HITS = 5
+_PARTS = ("postgres", "qdrant")
 
 
 def register(app: typer.Typer) -> None:
@@ -69,18 +70,37 @@ def demo(
 
 @contextmanager
 def _place(directory: Path | None, *, keep: bool) -> Iterator[Path]:
-    """A directory that Postgres' own account can reach, removed afterwards unless it is kept."""
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        yield directory
-        return
-    place = Path(tempfile.mkdtemp(prefix="qdrant-bridge-demo-"))
-    place.chmod(0o755)
+    """A directory that Postgres' own account can reach; what is put there goes unless it is kept."""
+    if directory is None:
+        place = Path(tempfile.mkdtemp(prefix="qdrant-bridge-demo-"))
+        place.chmod(0o755)
+    else:
+        place = _prepared(directory)
     try:
         yield place
     finally:
         if not keep:
-            shutil.rmtree(place, ignore_errors=True)
+            for part in _PARTS:
+                shutil.rmtree(place / part, ignore_errors=True)
+            if directory is None:
+                place.rmdir()
+
+
+def _prepared(directory: Path) -> Path:
+    """The user's directory, made if it is missing; UsageError if an earlier demo lies there."""
+    for part in _PARTS:
+        if (directory / part).exists():
+            raise UsageError(
+                f"{directory / part} exists already", hint="name another --directory, or remove it"
+            )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the directory {directory}: {error.strerror}",
+            hint="name another --directory",
+        ) from None
+    return directory.absolute()
 
 
 def _run(postgres: EmbeddedPostgres, qdrant: Path) -> None:
@@ -117,10 +137,12 @@ def _ask(connection: Connection, target: Target, question: sample.Query) -> int:
     """Ask both, show the answers side by side; how many hits both have."""
     left = sample.nearest(connection, question, _HITS)
     right = target.search(sample.TABLE, "embedding", question.embedding, limit=_HITS)
-    table = Table(title=f'"{question.text}"', title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=f'"{question.text}"', title_justify="left", box=None, pad_edge=False, expand=True
+    )
     for heading, width in (("pgvector", 16), ("cosine", 6), ("Qdrant", 16), ("cosine", 6)):
         table.add_column(heading, overflow="ellipsis", no_wrap=True, width=width)
-    table.add_column("summary", overflow="ellipsis", no_wrap=True)
+    table.add_column("summary", overflow="ellipsis", no_wrap=True, ratio=1)  # what room is left
     for row, hit in zip(left, right, strict=True):
         table.add_row(
             Text(row[1]),

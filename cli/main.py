@@ -24,6 +24,7 @@ from cli import (
     init_command,
     plan_command,
     status_command,
+    sync_command,
 )
 from cli.help import Group, Terminated
 from cli.options import Version, normalize
@@ -62,6 +63,7 @@ init_command.register(app)
 status_command.register(app)
 dead_letters_command.register(app)
 config_command.register(app)
+sync_command.register(app)
 demo_command.register(app)
 
 
@@ -81,8 +83,8 @@ def run(arguments: list[str]) -> int:
         given = normalize(arguments)
         debug = "--debug" in given or "--trace" in given
         if len(given) == 2 and given[0] == "--show-completion":
-            os.environ[_COMPLETION] = f"source_{given[1]}"
-        result = app(args=given, prog_name="qdrant-bridge", standalone_mode=False)
+            return _show_completion(given[1])
+        result = _app(given)
         return result if isinstance(result, int) else 0
     except SystemExit as leaving:  # completion leaves in this way
         return 0 if not leaving.code else UsageError.exit_code
@@ -102,6 +104,20 @@ def run(arguments: list[str]) -> int:
         unforeseen.__cause__ = error
         print_error(unforeseen, debug=debug)
         return unforeseen.exit_code
+
+
+def _app(arguments: list[str]) -> object:
+    return app(args=arguments, prog_name="qdrant-bridge", standalone_mode=False)
+
+
+def _show_completion(shell: str) -> int:
+    """The script for a shell that is named; Typer's own flag only knows the one it detects."""
+    os.environ[_COMPLETION] = f"source_{shell}"
+    try:
+        _app([])
+    finally:
+        del os.environ[_COMPLETION]
+    return 0
 
 
 def _refuse(error: typer.TyperException) -> int:

@@ -13,6 +13,8 @@ from backfill.preflight import Inspection, check_target, inspect
 from bridge.config import Effective, Settings
 from bridge.errors import Unreachable
 from bridge.findings import Finding
+from bridge.map_forms import payload_form
+from bridge.map_table import value_policy
 from bridge.map_vectors import vector_kind
 from bridge.postgres.connection import connect
 from cli import options as o
@@ -164,12 +166,7 @@ def column_rows(inspection: Inspection) -> list[dict[str, Any]]:
 
 def _conversion(inspection: Inspection, name: str) -> str:
     column = inspection.table.column(name)
-    if column.type.name == "numeric":
-        return f"as {inspection.settings.numeric_form(name)}"
-    if name in inspection.settings.geo:
-        return "as {lon, lat}"
-    forms = {item.form for item in inspection.mapping.selection if item.column == name}
-    return "as Postgres' text" if forms == {"text"} else "as it is"
+    return payload_form(column.type, value_policy(column, inspection.settings))
 
 
 def _why_not(inspection: Inspection, name: str) -> str:

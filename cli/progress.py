@@ -18,7 +18,7 @@ from rich.text import Text
 from backfill.messages import ChunkCopied, Event, Waiting, WorkerLost
 from backfill.messages import Progress as ChunkProgress
 from backfill.pgvector import Indexing, Planned
-from cli.output import err
+from cli.output import counted, err
 
 _RATE_WINDOW_SECONDS = 30.0
 _LINE_SECONDS = 5.0
@@ -181,6 +181,7 @@ class Bar(Silence):
         )
         self._tally: Tally | None = None
         self._task: TaskID | None = None
+        self._index_task: TaskID | None = None
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -194,10 +195,9 @@ class Bar(Silence):
             self._tally = Tally(event)
             self._progress.console.print(Text(planned_line(event)))
             self._task = self._progress.add_task(event.table, total=None, line="")
+            self._index_task = None
         elif isinstance(event, Indexing):
-            if self._task is not None:
-                line = f"index: {event.indexed:,} of {event.points:,} vectors"
-                self._progress.update(self._task, line=line)
+            self._show_index(event)
         elif isinstance(event, Waiting):
             self._progress.console.print(Text(waiting_line(event), style="yellow"))
         elif self._tally is not None and self._task is not None:
@@ -211,6 +211,17 @@ class Bar(Silence):
                 line=self._tally.line(),
             )
 
+    def _show_index(self, event: Indexing) -> None:
+        """A bar of its own: that of the rows keeps what the copy came to."""
+        if self._index_task is None:
+            self._index_task = self._progress.add_task(f"{event.collection}, index", line="")
+        self._progress.update(
+            self._index_task,
+            completed=event.indexed,
+            total=max(1, event.points),
+            line=f"{event.indexed:,} of {event.points:,} vectors",
+        )
+
 
 def say(text: str) -> None:
     """One plain line, as it is, at once."""
@@ -222,7 +233,7 @@ def planned_line(event: Planned) -> str:
     going_on = f", {event.rows_done:,} rows copied before" if event.rows_done else ""
     return (
         f"{event.table} -> {event.collection}: {event.chunks_left} of {event.chunks} chunks to copy, "
-        f"{event.workers} workers{going_on}"
+        f"{counted(event.workers, 'worker')}{going_on}"
     )
 
 

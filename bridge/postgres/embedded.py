@@ -29,6 +29,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
@@ -47,6 +48,7 @@ INSTALLATIONS: Final[Mapping[Version, str]] = {"16": "pginstall", "18": "pginsta
 UNPRIVILEGED: Final = "nobody"
 ROOT_CACHE: Final = Path("/var/cache/qdrant-bridge")
 COMMAND_SECONDS: Final = 120
+HALF_STARTED_SECONDS: Final = 2
 
 # Below Linux' ephemeral range: no outgoing connection can take the port while the server is down.
 PORTS: Final = range(15_000, 32_000)
@@ -150,9 +152,13 @@ class EmbeddedPostgres:
                 (self.directory / "port").write_text(f"{_free_port()}\n")
             self._write_configuration()
             offset = self.log_path.stat().st_size
-            result = self._pg_ctl(
-                "start", "-w", "-t", str(COMMAND_SECONDS), "-l", str(self.log_path)
-            )
+            try:
+                result = self._pg_ctl(
+                    "start", "-w", "-t", str(COMMAND_SECONDS), "-l", str(self.log_path)
+                )
+            except BaseException:
+                self._stop_half_started()
+                raise
             if result.returncode == 0:
                 break
             log = self._log_since(offset)
@@ -174,6 +180,13 @@ class EmbeddedPostgres:
         result = self._pg_ctl("stop", "-w", "-t", str(COMMAND_SECONDS), "-m", mode)
         if result.returncode != 0 and self.pid is not None:
             raise _failed("the embedded Postgres did not stop", result.stderr, self.log_path)
+
+    def _stop_half_started(self) -> None:
+        """Ctrl-C ends `pg_ctl`, not the server that it has begun; its pid file may be yet to come."""
+        deadline = time.monotonic() + HALF_STARTED_SECONDS
+        while self.pid is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.stop("immediate")
 
     def restart(self, mode: StopMode = "fast") -> None:
         """Stop and start: same data, same port."""

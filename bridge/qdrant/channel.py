@@ -259,9 +259,7 @@ class SentRequest:
 
     __slots__ = ("_call", "_endpoint", "_statuses")
 
-    def __init__(
-        self, call: Any, place: Endpoint, statuses: Callable[[bytes], list[int]]
-    ) -> None:
+    def __init__(self, call: Any, place: Endpoint, statuses: Callable[[bytes], list[int]]) -> None:
         self._call = call
         self._endpoint = place
         self._statuses = statuses

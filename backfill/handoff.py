@@ -1,0 +1,72 @@
+"""From the copy to the stream without a gap: publication and slot are there before the first row is read.
+
+What a crash leaves: an intent without a record, if it came between the two; the next start then takes
+over the slot that was made, which can only be older than needed. The record, once stored, wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from backfill.preflight import check_target, inspect, require_fit
+from bridge.config_tables import TableSettings
+from bridge.failpoints import failpoint
+from bridge.postgres import catalog, slots
+from bridge.postgres.connection import connect
+from bridge.postgres.slots import Blocker
+from bridge.qdrant.state import QdrantState
+from bridge.qdrant.target import Target
+from bridge.stream_state import RECORD_NAME, StreamState
+from bridge.table_names import parse_table_name
+
+_INTENT = "intent"
+
+
+def prepare_stream(
+    postgres_url: str,
+    tables: Mapping[str, TableSettings],
+    *,
+    slot: str,
+    publication: str,
+    target: Target,
+    store: QdrantState,
+    create_collection: bool = True,
+    allow_plaintext: bool = False,
+    on_wait: Callable[[Sequence[Blocker]], None] = lambda blockers: None,
+) -> StreamState:
+    """The pipeline's stream record: as it is stored, or made now with publication and slot.
+
+    All tables are checked first, so that nothing is made for a copy that cannot begin. Returns once
+    every transaction that was open when the slot was made has ended: its rows might be in neither
+    the copy nor the stream.
+    """
+    if store.exists():
+        record = store.get("stream", RECORD_NAME)
+        if record is not None:
+            return StreamState.from_record(record)
+    with connect(postgres_url, allow_plaintext=allow_plaintext) as connection:
+        for name, settings in tables.items():
+            inspection = inspect(connection, name, settings)
+            inspection.require_sound()
+            spec = inspection.mapping.collection
+            require_fit(check_target(target, spec, create=create_collection)[1])
+    store.prepare()
+    intent = {"slot": slot, "publication": publication}
+    adopt = store.get("stream", _INTENT) == intent
+    store.put("stream", _INTENT, intent)
+    failpoint("backfill.before_slot")
+    with connect(postgres_url, allow_plaintext=allow_plaintext, read_only=False) as connection:
+        read = [catalog.read_table(connection, *parse_table_name(name)) for name in tables]
+        facts = slots.prepare(
+            connection,
+            slot=slot,
+            publication=publication,
+            tables=read,
+            pipeline=store.pipeline,
+            adopt=adopt,
+            on_wait=on_wait,
+        )
+        failpoint("backfill.after_slot")
+        slots.wait_for_transactions(connection, facts.snapshot, on_wait=on_wait)
+    state = StreamState(facts=facts.to_record(), checkpoint=facts.start_lsn, phase="backfill")
+    return StreamState.from_record(store.put_new("stream", RECORD_NAME, state.to_record()))

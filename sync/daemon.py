@@ -1,0 +1,445 @@
+"""The daemon: keeps Qdrant equal to Postgres from a slot, for as long as it is let.
+
+    reader   frames -> events -> windows       (event loop)
+    writer   window -> points -> checkpoint -> acknowledgement   (its blocking work in one thread)
+
+The two run beside each other with one window between them, so memory is bounded by a few windows
+whatever a transaction's size, and a slow Qdrant makes Postgres wait. The order in which a window is
+finished is that of design.md section 6, in `_finish`:
+
+    1. every row of it is durable in Qdrant, or a dead letter that is stored
+    2. the record with the new checkpoint is stored
+    3. Postgres is told, and may drop the log before it
+
+A crash anywhere repeats windows from the last stored checkpoint, which changes nothing the second time.
+Outages are waited for without end; what would lose or damage data stops (exit 3), with the slot kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from bridge.config_tables import TableSettings
+from bridge.errors import BridgeError, StopError, Unreachable
+from bridge.failpoints import failpoint
+from bridge.plan import DeadLetter
+from bridge.positions import Lsn
+from bridge.postgres.connection import connect
+from bridge.postgres.timelines import TimelineSwitch
+from bridge.qdrant.state import QdrantState
+from bridge.qdrant.target import Target
+from bridge.retry import Retry, decide
+from bridge.state import letter_name
+from bridge.stream_state import RECORD_NAME, StopNote, StreamState, TableCounts
+from sync.apply import Applied, Applier
+from sync.checks import SourceChecks
+from sync.framing import Keepalive, XLogData
+from sync.pgoutput import Decoder
+from sync.replication import ReplicationConnection
+from sync.source import RereadSource
+from sync.windows import Limits, Window, WindowBuilder
+
+T = TypeVar("T")
+
+DRAIN_SECONDS = 30.0
+CHECK_SECONDS = 60.0
+IDLE_SAVE_SECONDS = 1.0
+DEAD_LETTER_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonOptions:
+    """How the daemon runs. `limits` close a window."""
+
+    postgres_url: str = field(repr=False)
+    allow_plaintext: bool
+    limits: Limits
+    write_ordering: str = "weak"
+    dead_letter_limit: int = DEAD_LETTER_LIMIT
+
+
+Log = Callable[..., None]
+
+
+class Stopping(Unreachable):
+    """The drain's time is up: what could not be written is read again after the next start."""
+
+
+class Daemon:
+    """One pipeline's stream. `run` returns after `stop` was called, and raises what stops it."""
+
+    def __init__(
+        self,
+        tables: dict[str, TableSettings],
+        *,
+        target: Target,
+        store: QdrantState,
+        options: DaemonOptions,
+        log: Log,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = tables
+        self._target = target
+        self._store = store
+        self._options = options
+        self._log = log
+        self._clock = clock
+        self._stopping = asyncio.Event()
+        self._give_up_at: float | None = None
+        self._applying: asyncio.Future[Any] | None = None
+        self._letters: set[str] = set()
+        self.state = self._load()
+
+    def _load(self) -> StreamState:
+        record = self._store.get("stream", RECORD_NAME)
+        if record is None:
+            raise StopError(
+                f"pipeline {self._store.pipeline} has no slot yet",
+                code="NOT_PREPARED",
+                hint="qdrant-bridge run copies the tables and goes on with the stream",
+            )
+        self._letters = {name for name, _record in self._store.records("dead_letter")}
+        return StreamState.from_record(record)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Read nothing more, finish what was read within 30 s, then return from `run`."""
+        self._give_up_at = self._clock() + DRAIN_SECONDS
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Stream until stopped. Outages are retried for ever, with backoff."""
+        failures = 0
+        try:
+            while not self._stopping.is_set():
+                began = self._clock()
+                try:
+                    await self._session()
+                except Unreachable as error:
+                    # A session that lasted has nothing to do with the failures before it.
+                    failures = 1 if self._clock() - began > 60 else failures + 1
+                    wait = decide(error, failures).wait_seconds
+                    self._log("waiting", reason=error.message, seconds=round(wait, 2))
+                    await self._pause(wait)
+        except StopError as error:
+            await self._note_stop(error)
+            raise
+        await self._save(replace(self.state, stop=None))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _note_stop(self, error: StopError) -> None:
+        note = StopNote(code=error.code, message=error.message, hint=error.hint)
+        self._log("stopped", code=error.code, reason=error.message)
+        try:
+            await self._save(replace(self.state, phase="stopped", stop=note))
+        except BridgeError as second:
+            self._log("stop_not_recorded", reason=second.message)
+
+    async def _save(self, state: StreamState) -> None:
+        await asyncio.to_thread(self._store.put, "stream", RECORD_NAME, state.to_record())
+        self.state = state
+
+    # --- one connection ------------------------------------------------------------------------
+
+    async def _session(self) -> None:
+        """From connecting to the first error, or to `stop`."""
+        if self._applying is not None:
+            # A window of the last connection may still be on its way; order demands to wait.
+            await asyncio.wait([self._applying])
+        options = self._options
+        checks = await asyncio.to_thread(self._open_checks)
+        try:
+            async with await ReplicationConnection.connect(
+                options.postgres_url, allow_plaintext=options.allow_plaintext
+            ) as stream:
+                identity = await stream.identify_system()
+                history: tuple[TimelineSwitch, ...] = ()
+                if identity.timeline != self.state.facts["timeline"]:
+                    history = await stream.timeline_history(identity.timeline)
+                checks.require_same_history(identity, history, self.state)
+                await asyncio.to_thread(checks.require_sound, self.state)
+                await stream.start(
+                    slot=str(self.state.facts["slot"]),
+                    publication_names=(str(self.state.facts["publication"]["name"]),),
+                    start_lsn=self.state.checkpoint,
+                    binary=checks.binary,
+                )
+                caught_up = max(identity.flush_lsn, self.state.checkpoint)
+                await self._save(replace(self.state, phase="catching_up", stop=None))
+                self._log("connected", checkpoint=str(self.state.checkpoint), binary=checks.binary)
+                await self._stream(stream, checks, caught_up)
+        finally:
+            await asyncio.to_thread(checks.close)
+
+    def _open_checks(self) -> SourceChecks:
+        return SourceChecks(
+            connect(
+                self._options.postgres_url,
+                allow_plaintext=self._options.allow_plaintext,
+            ),
+            self._settings,
+            self._target,
+        )
+
+    async def _stream(
+        self, stream: ReplicationConnection, checks: SourceChecks, caught_up: Lsn
+    ) -> None:
+        windows: asyncio.Queue[Window | None] = asyncio.Queue(maxsize=1)
+        source = RereadSource(
+            self._options.postgres_url,
+            allow_plaintext=self._options.allow_plaintext,
+            wait=self._blocking_wait,
+        )
+        session = _Session(self, stream, checks, source, windows, caught_up)
+        try:
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(session.read(), name="reader")
+                group.create_task(session.write(reader), name="writer")
+                check = group.create_task(session.check_every(CHECK_SECONDS), name="checks")
+                reader.add_done_callback(lambda _task: check.cancel())
+        except* BridgeError as errors:
+            raise _worst(errors) from None
+        finally:
+            await asyncio.to_thread(source.close)
+
+    def _blocking_wait(self, seconds: float) -> None:
+        """Sleep in the writing thread; gives up when the drain's time is over."""
+        if self._give_up_at is not None and self._clock() + seconds > self._give_up_at:
+            raise Stopping("stopped while something was away")
+        time.sleep(seconds)
+
+    # --- windows -------------------------------------------------------------------------------
+
+    def apply_window(
+        self, window: Window, checks: SourceChecks, source: RereadSource
+    ) -> tuple[StreamState, list[DeadLetter]]:
+        """Write a window; the state after it and its dead letters. In the writing thread."""
+        retry = Retry(sleep=self._blocking_wait, on_wait=self._tell_waiting)
+        applier = Applier(
+            self._target,
+            source,
+            retry=retry,
+            ordering=self._options.write_ordering,
+            refused_limit=self._options.dead_letter_limit,
+        )
+        position = str(window.checkpoint or self.state.checkpoint)
+        counts = dict(self.state.tables)
+        letters: list[DeadLetter] = []
+        for oid in window.truncated:
+            mapping = checks.mapping(oid)
+            collection = mapping.collection.name
+            owner = retry.call(partial(self._store.get, "owner", collection)) or {}
+            checks.require_owned(mapping, int(owner.get("found_points", 0)))
+            retry.call(partial(self._target.clear, collection))
+        for oid, changes in window.tables.items():
+            mapping = checks.mapping(oid)
+            applied = applier.apply(changes, checks.row_filter(oid), position)
+            label = mapping.table.label
+            counts[label] = counts.get(label, TableCounts()).plus(
+                upserts=applied.upserts, patches=applied.patches, deletes=applied.deletes
+            )
+            letters += applied.letters
+            self._settle_letters(retry, label, applied)
+        self._target.flush()
+        state = replace(self.state, tables=counts)
+        if window.checkpoint is not None:
+            state = state.at(
+                window.checkpoint,
+                commit_time_microseconds=window.commit_time_microseconds,
+            )
+        return state, letters
+
+    def _settle_letters(self, retry: Retry, label: str, applied: Applied) -> None:
+        """Store new dead letters; forget those whose row has been written since."""
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for letter in applied.letters:
+            name = letter_name(letter)
+            record = {**asdict(letter), "at": at}
+            retry.call(partial(self._store.put, "dead_letter", name, record))
+            self._letters.add(name)
+        if self._letters:
+            superseded = {f"{label}/{key}" for key in applied.written} & self._letters
+            if superseded:
+                retry.call(lambda: self._store.remove("dead_letter", sorted(superseded)))
+                self._letters -= superseded
+        if len(self._letters) > self._options.dead_letter_limit:
+            raise StopError(
+                f"more than {self._options.dead_letter_limit} rows are set aside",
+                code="DEAD_LETTERS",
+                hint="see why with qdrant-bridge dead-letters list",
+            )
+
+    def _tell_waiting(self, error: BridgeError, seconds: float) -> None:
+        self._log("waiting", reason=error.message, seconds=round(seconds, 2))
+
+    async def in_thread(self, action: Callable[[], T]) -> T:
+        """Run blocking work; it is seen through even if this task is cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(None, action)
+        self._applying = future
+        try:
+            return await asyncio.shield(future)
+        finally:
+            if future.done():
+                self._applying = None
+
+    def tell(self, event: str, **fields: object) -> None:
+        """Log an event by its constant name."""
+        self._log(event, **fields)
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set once `stop` was called."""
+        return self._stopping
+
+    def builder(self, checks: SourceChecks) -> WindowBuilder:
+        """The windows of a new connection."""
+        return WindowBuilder(
+            self._options.limits,
+            checks.mapping_of,
+            binary=checks.binary,
+            clock=self._clock,
+        )
+
+    async def finish(
+        self, stream: ReplicationConnection, state: StreamState, caught_up: Lsn
+    ) -> None:
+        """Steps 2 and 3: save the checkpoint, then acknowledge it."""
+        failpoint("sync.before_checkpoint")
+        if state.phase == "catching_up" and state.checkpoint >= caught_up:
+            state = replace(state, phase="streaming")
+            self._log("streaming", checkpoint=str(state.checkpoint))
+        record = state.to_record()
+        retry = Retry(sleep=self._blocking_wait, on_wait=self._tell_waiting)
+        await self.in_thread(
+            lambda: retry.call(lambda: self._store.put("stream", RECORD_NAME, record))
+        )
+        self.state = state
+        failpoint("sync.after_checkpoint")
+        lsn = state.checkpoint
+        stream.send_feedback(written=lsn, flushed=lsn, applied=lsn)
+        failpoint("sync.after_acknowledge")
+
+
+class _Session:
+    """The tasks of one connection."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        stream: ReplicationConnection,
+        checks: SourceChecks,
+        source: RereadSource,
+        windows: asyncio.Queue[Window | None],
+        caught_up: Lsn,
+    ) -> None:
+        self._daemon = daemon
+        self._stream = stream
+        self._checks = checks
+        self._source = source
+        self._windows = windows
+        self._caught_up = caught_up
+        self._busy = False
+        self._saved_idle_at = float("-inf")
+
+    async def read(self) -> None:
+        """Frames into windows, until `stop`; then what has been collected, and None."""
+        decoder = Decoder()
+        builder = self._daemon.builder(self._checks)
+        while not self._daemon.stopping.is_set():
+            frames = await self._next_frames(builder)
+            latest: Lsn | None = None
+            for frame in frames:
+                if isinstance(frame, XLogData):
+                    failpoint("sync.decode")
+                    builder.add(decoder.decode(frame.payload, frame.start))
+                elif isinstance(frame, Keepalive):
+                    latest = frame.end_lsn
+            for window in builder.take():
+                await self._windows.put(window)
+            if builder.due_in() == 0.0:
+                for window in builder.flush():
+                    await self._windows.put(window)
+            if latest is not None and builder.idle:
+                await self._idle(latest)
+        # Half a transaction is written as well: it only lacks its checkpoint.
+        for window in builder.flush():
+            await self._windows.put(window)
+        await self._windows.put(None)
+
+    async def _next_frames(self, builder: WindowBuilder) -> Sequence[XLogData | Keepalive]:
+        """What arrives before the open window is due, or before `stop`."""
+        reading = asyncio.ensure_future(self._stream.read_batch())
+        stopping = asyncio.ensure_future(self._daemon.stopping.wait())
+        try:
+            await asyncio.wait(
+                {reading, stopping},
+                timeout=builder.due_in(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            return reading.result() if reading.done() else []
+        finally:
+            stopping.cancel()
+            if not reading.done():
+                reading.cancel()
+
+    async def _idle(self, latest: Lsn) -> None:
+        """Nothing is pending: the server's position becomes the checkpoint, so it may drop its log."""
+        daemon = self._daemon
+        now = time.monotonic()
+        reached = latest >= self._caught_up and daemon.state.phase == "catching_up"
+        due = now - self._saved_idle_at >= IDLE_SAVE_SECONDS
+        if self._busy or not self._windows.empty():
+            return
+        if reached or (due and latest > daemon.state.checkpoint):
+            self._saved_idle_at = now
+            state = daemon.state
+            if latest > state.checkpoint:
+                state = state.at(latest)
+            await daemon.finish(self._stream, state, self._caught_up)
+
+    async def write(self, reader: asyncio.Task[None]) -> None:
+        """Apply windows one after the other, until None."""
+        daemon = self._daemon
+        while True:
+            window = await self._windows.get()
+            if window is None:
+                return
+            self._busy = True
+            try:
+                state, letters = await daemon.in_thread(
+                    partial(daemon.apply_window, window, self._checks, self._source)
+                )
+                for letter in letters:
+                    daemon.tell("dead_letter", table=letter.table, reason=letter.reason)
+                await daemon.finish(self._stream, state, self._caught_up)
+            finally:
+                self._busy = False
+
+    async def check_every(self, seconds: float) -> None:
+        """Look at slot, publication, schema and target while streaming."""
+        while True:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self._checks.require_sound, self._daemon.state)
+
+
+def _worst(errors: BaseExceptionGroup[BridgeError]) -> BridgeError:
+    """What stops counts more than what may be tried again."""
+    found: list[BridgeError] = []
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found.append(_worst(error))
+        elif isinstance(error, BridgeError):
+            found.append(error)
+    return next((e for e in found if not isinstance(e, Unreachable)), found[0])
