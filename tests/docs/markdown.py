@@ -8,6 +8,7 @@ A directive is an HTML comment on a line of its own, between the text and the bl
     <!-- not run: reason -->     an sh, sql or python block that no test runs
     <!-- exit: 1 -->             what an sh block exits with, if it is not 0
     <!-- file: bridge.yaml -->   a block that is also written to this file
+    <!-- contents: bridge.yaml -->   a yaml block that shows this file, which a command has written
     <!-- not configuration: reason -->   a yaml block that is no bridge.yaml
     <!-- output -->              a text or json block that shows what the block before it printed
     <!-- table: name -->         a table that a test goes through

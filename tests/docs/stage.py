@@ -10,6 +10,9 @@ was printed:
     /run/secrets, /var/lib                directories below the block's own; they hold the files that
                                           the documents speak of
 
+A command that would reach any other Qdrant is refused: a forgotten url means the default one, where
+somebody's real server may be.
+
 Blocks in `sh` go through the real shell. The `qdrant-bridge` that it finds hands its arguments,
 environment and directory to this process, which runs the command by the same function as the console
 script does: starting the interpreter anew for each would take most of the time.
@@ -34,7 +37,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+import cli.places
+from bridge.errors import UsageError
 from bridge.postgres.embedded import EmbeddedPostgres
+from bridge.qdrant.channel import Endpoint, endpoint
 from tests.docs.markdown import Block
 from tests.support.command import Outcome, bridge
 from tests.support.qdrant_server import QdrantServer
@@ -161,10 +167,8 @@ class Stage:
 def open_stage(directory: Path, postgres: EmbeddedPostgres) -> Iterator[Stage]:
     """A stage with an empty database and an empty Qdrant."""
     _make_database(postgres)
-    with QdrantServer(directory / "qdrant") as qdrant, _commands() as port:
-        stage = Stage(
-            directory=directory, postgres=postgres, qdrant=qdrant, command_port=port
-        )
+    with QdrantServer(directory / "qdrant") as qdrant, _commands(qdrant.port) as port:
+        stage = Stage(directory=directory, postgres=postgres, qdrant=qdrant, command_port=port)
         stage.prepare()
         yield stage
 
@@ -176,10 +180,41 @@ def _make_database(postgres: EmbeddedPostgres) -> None:
         connection.execute(f"CREATE DATABASE {DATABASE}")
 
 
+class _Server(socketserver.TCPServer):
+    """Runs commands one after the other, so that the environment is always one command's own."""
+
+    def __init__(self, qdrant_port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Command)
+        self.qdrant_port = qdrant_port
+
+    def endpoint(self, url: str, **options: Any) -> Endpoint:
+        """`cli.places.endpoint`, for this stage's Qdrant alone."""
+        found = endpoint(url, **options)
+        if (found.host, found.port) != ("127.0.0.1", self.qdrant_port):
+            raise UsageError(f"{url} is not the Qdrant of this stage")
+        return found
+
+
+class _Command(socketserver.StreamRequestHandler):
+    """One command."""
+
+    server: _Server
+
+    def handle(self) -> None:
+        asked: dict[str, Any] = json.loads(self.rfile.readline())
+        with (
+            mock.patch.dict(os.environ, asked["env"], clear=True),
+            mock.patch.object(cli.places, "endpoint", self.server.endpoint),
+            contextlib.chdir(asked["cwd"]),
+        ):
+            outcome = bridge(*asked["argv"])
+        self.wfile.write(json.dumps([outcome.code, outcome.out, outcome.err]).encode())
+
+
 @contextmanager
-def _commands() -> Iterator[int]:
+def _commands(qdrant_port: int) -> Iterator[int]:
     """Serve the shell's stand-in for `qdrant-bridge`; the port that it asks."""
-    with socketserver.TCPServer(("127.0.0.1", 0), _Command) as server:
+    with _Server(qdrant_port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -187,13 +222,3 @@ def _commands() -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
-
-
-class _Command(socketserver.StreamRequestHandler):
-    """One command: the server is single-threaded, so that the environment is this command's."""
-
-    def handle(self) -> None:
-        asked: dict[str, Any] = json.loads(self.rfile.readline())
-        with mock.patch.dict(os.environ, asked["env"], clear=True), contextlib.chdir(asked["cwd"]):
-            outcome = bridge(*asked["argv"])
-        self.wfile.write(json.dumps([outcome.code, outcome.out, outcome.err]).encode())

@@ -28,6 +28,10 @@ def test_a_document_can_be_followed_from_top_to_bottom(path: str, stage: Stage) 
     for block in read(path).blocks:
         if "file" in block.directives:
             stage.write(block)
+        if "contents" in block.directives:
+            written = (stage.work / block.directives["contents"]).read_text()
+            shown = yaml.safe_load(block.text)
+            assert yaml.safe_load(stage.restored(written)) == shown, block.place
         if "output" in block.directives:
             assert last is not None, f"{block.place}: nothing was run before it"
             _compare(block, last)
