@@ -195,6 +195,24 @@ def create_publication(
     return created
 
 
+def add_tables(connection: Connection, name: str, tables: Sequence[Table]) -> None:
+    """ALTER PUBLICATION ... ADD TABLE. UsageError with the statement if this role may not."""
+    statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
+        sql.Identifier(name),
+        sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables),
+    )
+    with translated(connection=connection):
+        try:
+            connection.execute(statement)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise UsageError(
+                f"this role may not add tables to the publication {quote_identifier(name)}",
+                code="PRIVILEGE",
+                hint=f"as the tables' owner: ALTER PUBLICATION {quote_identifier(name)} ADD TABLE "
+                f"{', '.join(table.label for table in tables)};",
+            ) from error
+
+
 def creating_statement(name: str, tables: Iterable[Table]) -> str:
     """The statement that makes a fitting publication, for people."""
     return (

@@ -181,8 +181,10 @@ def prepare(
     found = inspect_publication(connection, publication)
     if found is None:
         # A slot that is older cannot read what was written before its publication was there.
-        if inspect_slot(connection, slot) is not None:
-            raise _slot_exists(slot)
+        existing = inspect_slot(connection, slot)
+        if existing is not None:
+            require_readable(connection, slot, existing)
+            raise slot_exists(slot)
         found = create_publication(connection, publication, tables, pipeline=pipeline)
     else:
         require_fitting(found, tables, pipeline=pipeline)
@@ -196,7 +198,7 @@ def prepare(
         start_lsn=start_lsn,
         publication=found,
         tables={table.label: table.oid for table in tables},
-        snapshot=current_snapshot(connection),
+        snapshot=complete_snapshot(connection),
         created=created,
     )
 
@@ -214,7 +216,7 @@ def _make_slot(
     existing = inspect_slot(connection, slot)
     if existing is not None:
         if not adopt:
-            raise _slot_exists(slot)
+            raise slot_exists(slot)
         require_readable(connection, slot, existing)
         if existing.confirmed_flush_lsn is None:
             raise UsageError(
@@ -235,12 +237,31 @@ def _make_slot(
 
 
 def current_snapshot(connection: Connection) -> str:
-    """pg_current_snapshot() as text: what is visible now."""
+    """pg_current_snapshot() as text, in whose list is every transaction that is in progress now.
+
+    A snapshot lists only what is older than the last transaction that ended; the rest is beyond its
+    xmax, as if it were still to come. So one is ended first, rolled back because a commit might
+    wait for a standby.
+    """
     with translated(connection=connection):
+        with connection.transaction(force_rollback=True):
+            connection.execute("SELECT pg_catalog.pg_current_xact_id()")
         row = connection.execute("SELECT pg_catalog.pg_current_snapshot()::text").fetchone()
     if row is None:
         raise StopError("Postgres gave no snapshot", code="PROTOCOL")
     return str(row[0])
+
+
+def complete_snapshot(connection: Connection) -> str:
+    """The same, with everything in progress in its list. Needs `read_only=False`.
+
+    A snapshot lists ids below its xmax only, which is where the last *completed* id was: when all
+    commits wait for a standby, it lists none of them. A transaction of our own, which waits for
+    nobody, moves that limit beyond every id that was in use.
+    """
+    with translated(connection=connection):
+        connection.execute("SELECT pg_catalog.pg_current_xact_id()")
+    return current_snapshot(connection)
 
 
 def wait_for_transactions(
@@ -250,7 +271,9 @@ def wait_for_transactions(
     on_wait: Callable[[Sequence[Blocker]], None] = lambda blockers: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when every transaction that `snapshot` (default: now) shows in progress has ended.
+    """Return when every transaction that `snapshot` shows in progress has ended.
+
+    `snapshot` is a text of `current_snapshot`, by default of now.
 
     A commit's record may precede a slot and still be invisible to a scan; behind this wait every
     such row is visible. Ended means visible as such to a new snapshot, not merely committed.
@@ -258,7 +281,7 @@ def wait_for_transactions(
     """
     snapshot = current_snapshot(connection) if snapshot is None else snapshot
     seconds = _FIRST_LOOK_SECONDS
-    while blockers := _in_progress(connection, snapshot):
+    while blockers := in_progress(connection, snapshot):
         on_wait(blockers)
         sleep(seconds)
         seconds = min(2 * seconds, _LAST_LOOK_SECONDS)
@@ -279,7 +302,8 @@ ORDER BY 1
 """
 
 
-def _in_progress(connection: Connection, snapshot: str) -> list[Blocker]:
+def in_progress(connection: Connection, snapshot: str) -> list[Blocker]:
+    """Transactions that the snapshot shows in progress and that have not ended since."""
     with translated(connection=connection):
         rows = connection.execute(_IN_PROGRESS, (snapshot,)).fetchall()
     return [Blocker(xid=xid, pid=pid, prepared=gid) for xid, pid, gid in rows]
@@ -408,7 +432,8 @@ def _slot_errors(connection: Connection, slot: str) -> Iterator[None]:
             raise
 
 
-def _slot_exists(slot: str) -> UsageError:
+def slot_exists(slot: str) -> UsageError:
+    """The slot is there, and not by our making."""
     return UsageError(
         f"the replication slot {slot} exists, and this pipeline did not make it",
         code="SLOT_EXISTS",

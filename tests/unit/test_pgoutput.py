@@ -378,9 +378,7 @@ def summary(event: Message) -> str | None:
             listed = " ".join(sorted(relation.label for relation in relations))
             return f"truncate {listed}{' cascade' * cascade}{' restart' * restart}"
         case Relation():
-            key = " ".join(
-                name for name, key in zip(event.columns, event.key, strict=True) if key
-            )
+            key = " ".join(name for name, key in zip(event.columns, event.key, strict=True) if key)
             columns = " ".join(event.columns)
             return f"relation {event.label} {event.replica_identity} ({columns}) key ({key})"
         case LogicalMessage(transactional=transactional, prefix=prefix, content=content):

@@ -38,7 +38,7 @@ STATEMENTS = (
     "UPDATE docs SET id = 10 WHERE id = 1",
     "UPDATE docs SET embedding = " + VECTOR.format(5) + " WHERE id = 10",
     "DELETE FROM docs WHERE id = 10",
-    "INSERT INTO \"Wéird \"\"t\" VALUES (1, 2, 'x')",
+    'INSERT INTO "Wéird ""t" VALUES (1, 2, \'x\')',
     'UPDATE "Wéird ""t" SET a = 3',
     'DELETE FROM "Wéird ""t"',
     "INSERT INTO whole VALUES (1, 'one', " + VECTOR.format(1) + ")",
@@ -70,7 +70,9 @@ def main() -> None:
             with psycopg.connect(url, autocommit=True) as connection:
                 for statement in SETUP:
                     connection.execute(statement.encode())
-                streams = [(form, protocol) for form in ("binary", "text") for protocol in (1, 2, 4)]
+                streams = [
+                    (form, protocol) for form in ("binary", "text") for protocol in (1, 2, 4)
+                ]
                 for form, protocol in streams:
                     connection.execute(
                         "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')",
@@ -88,7 +90,7 @@ def main() -> None:
 
 def capture(url: str, form: str, protocol: int, end: int) -> str:
     """The stream of one slot up to the LSN `end`, as lines of JSON."""
-    lines = []
+    lines: list[str] = []
     with contextlib.closing(psycopg.connect(url, replication="database")) as connection:
         pgconn = connection.pgconn
         pgconn.exec_(
