@@ -1,0 +1,188 @@
+"""What surrounds a daemon: health and metrics from the first moment, the lease, SIGTERM, the end.
+
+    service(effective)      listens, tells why it stopped, and holds on if asked to
+    .open()                 the target, waited for without end
+    .holding(place)         the lease; the place whose every write looks at it first
+    .follow(daemon, ...)    the daemon, until it is told to stop or another process takes over
+
+SIGTERM ends with exit code 0 from the moment that `/healthz` answers: before the daemon streams there
+is nothing to drain, and what a copy has finished is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from bridge.config import Settings
+from bridge.errors import BridgeError, StopError
+from bridge.lease import Keeper, Lease
+from bridge.qdrant.guarded import GuardedTarget
+from bridge.qdrant.state import QdrantState
+from bridge.retry import Retry
+from bridge.telemetry import Telemetry
+from cli.help import Terminated
+from cli.logs import log
+from cli.places import Place, open_target, pipeline_name, postgres_url
+from sync.board import Board, SourceWatch
+from sync.daemon import DRAIN_SECONDS, Daemon, tune_collector
+from sync.http import HttpServer
+
+T = TypeVar("T")
+
+_LAST_WORDS_SECONDS = 1.0
+
+
+class Service:
+    """One daemon's surroundings; see the module."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pipeline = pipeline_name(settings)
+        self.telemetry = Telemetry()
+        self.board = Board(self.pipeline, self.telemetry)
+        self._lost: BridgeError | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    def tell(self, event: str, **fields: object) -> None:
+        """Log an event, and count it."""
+        self.telemetry.count_event(event)
+        log(event, **fields)
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """The result; what does not answer is asked again without end."""
+        return Retry(on_wait=self._tell_waiting).call(action)
+
+    def _tell_waiting(self, error: BridgeError, seconds: float) -> None:
+        self.tell("waiting", reason=error.message, seconds=round(seconds, 2))
+
+    @contextmanager
+    def open(self) -> Iterator[Place]:
+        """The target."""
+        with ExitStack() as stack:
+            yield self.patiently(lambda: stack.enter_context(open_target(self.settings)))
+
+    # --- the lease -----------------------------------------------------------------------------
+
+    @contextmanager
+    def holding(self, place: Place) -> Iterator[Place]:
+        """Be the one process that writes. StopError `LEASE_HELD` if there is another."""
+        lease = Lease(QdrantState(place.target, self.pipeline))
+        self.patiently(lambda: lease.take(self._tell_holder))
+        self.tell("lease_taken", pipeline=self.pipeline)
+        guarded = GuardedTarget(
+            place.target, before=lease.require, after=self.telemetry.observe_write
+        )
+        try:
+            with Keeper(lease, on_lost=self._lose):
+                yield replace(place, target=guarded)
+        finally:
+            lease.give_quietly()
+
+    def state_of(self, place: Place) -> QdrantState:
+        """The records, measured apart from the data."""
+
+        def observe(_kind: str, seconds: float) -> None:
+            self.telemetry.observe_write("state", seconds)
+
+        target = place.target
+        if isinstance(target, GuardedTarget):
+            target = target.observed_by(observe)
+        return QdrantState(target, self.pipeline)
+
+    def _tell_holder(self, who: str) -> None:
+        self.tell("waiting_for_lease", holder=who)
+
+    def _lose(self, error: BridgeError) -> None:
+        self._lost = error
+        self.tell("lease_lost", reason=error.message)
+        self._wake()
+
+    # --- the daemon ----------------------------------------------------------------------------
+
+    def follow(self, daemon: Daemon) -> None:
+        """Run it until SIGTERM, SIGINT or an error."""
+        settings = self.settings
+        watch = SourceWatch(
+            postgres_url(settings),
+            str(daemon.state.facts["slot"]),
+            allow_plaintext=settings.allow_plaintext,
+            tell=self.tell,
+        )
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.board.daemon, self.board.watch = daemon, watch
+        self.tell("starting", pipeline=self.pipeline, checkpoint=str(daemon.state.checkpoint))
+        try:
+            with watch:
+                tune_collector()
+                asyncio.run(self._until_stopped(daemon))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)  # the loop has put the system's own there
+        self.tell("ended", checkpoint=str(daemon.state.checkpoint))
+
+    async def _until_stopped(self, daemon: Daemon) -> None:
+        loop = asyncio.get_running_loop()
+        running = asyncio.ensure_future(daemon.run())
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(running.cancel)
+
+        self._wake = cancel
+        if self._lost is not None:
+            running.cancel()
+        limit = threading.Timer(DRAIN_SECONDS - _LAST_WORDS_SECONDS, self._leave)
+        limit.daemon = True
+
+        def stop() -> None:
+            if not daemon.stopping.is_set():
+                daemon.stop()
+                limit.start()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        try:
+            await running
+        except asyncio.CancelledError:
+            if self._lost is None:
+                raise
+            raise self._lost from None
+        finally:
+            self._wake = lambda: None
+            limit.cancel()
+
+    def _leave(self) -> None:
+        """A request that nobody answers cannot be interrupted; what it wrote is written again."""
+        self.tell("drain_timeout")
+        os._exit(0)
+
+
+@contextmanager
+def service(settings: Settings) -> Iterator[Service]:
+    """Answer on `http.listen` while the body runs; see the module for how it ends."""
+    made = Service(settings)
+    with HttpServer(settings.http.address, made.board.routes) as server:
+        made.tell("listening", address=server.address)
+        try:
+            yield made
+        except Terminated:
+            made.tell("ended")
+        except StopError as error:
+            made.board.stop = error
+            if settings.http.hold_on_stop:
+                made.tell("holding", code=error.code)
+                _await_signal()
+            raise
+
+
+def _await_signal() -> None:
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
