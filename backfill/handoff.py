@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from backfill.preflight import check_target, inspect, require_fit
+from bridge import recorded_schema
 from bridge.config_tables import TableSettings
 from bridge.failpoints import failpoint
-from bridge.postgres import catalog, slots
-from bridge.postgres.connection import connect
+from bridge.mapping import TableMapping
+from bridge.postgres import catalog, slots, stream_checks
+from bridge.postgres.connection import Connection, connect
 from bridge.postgres.slots import Blocker
+from bridge.postgres.stream_checks import StreamNames
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
+from bridge.recorded_schema import RecordedSchema
 from bridge.stream_state import RECORD_NAME, StreamState
 from bridge.table_names import parse_table_name
 
@@ -45,14 +49,18 @@ def prepare_stream(
         if record is not None:
             return StreamState.from_record(record)
     with connect(postgres_url, allow_plaintext=allow_plaintext) as connection:
-        for name, settings in tables.items():
-            inspection = inspect(connection, name, settings)
-            inspection.require_sound()
-            spec = inspection.mapping.collection
-            require_fit(check_target(target, spec, create=create_collection)[1])
+        intent = {"slot": slot, "publication": publication}
+        adopt = store.exists() and store.get("stream", _INTENT) == intent
+        names = StreamNames(slot=slot, publication=publication, pipeline=store.pipeline, made=adopt)
+        mappings = [
+            _checked(connection, name, settings, target, create_collection)
+            for name, settings in tables.items()
+        ]
+        facts_now = catalog.server_facts(connection)
+        stream_checks.require_sound(
+            stream_checks.check_stream(connection, facts_now, names, mappings)
+        )
     store.prepare()
-    intent = {"slot": slot, "publication": publication}
-    adopt = store.get("stream", _INTENT) == intent
     store.put("stream", _INTENT, intent)
     failpoint("backfill.before_slot")
     with connect(postgres_url, allow_plaintext=allow_plaintext, read_only=False) as connection:
@@ -68,5 +76,22 @@ def prepare_stream(
         )
         failpoint("backfill.after_slot")
         slots.wait_for_transactions(connection, facts.snapshot, on_wait=on_wait)
+    for mapping in mappings:
+        recorded_schema.save(store, RecordedSchema.of(mapping))
     state = StreamState(facts=facts.to_record(), checkpoint=facts.start_lsn, phase="backfill")
     return StreamState.from_record(store.put_new("stream", RECORD_NAME, state.to_record()))
+
+
+def _checked(
+    connection: Connection,
+    name: str,
+    settings: TableSettings,
+    target: Target,
+    create_collection: bool,
+) -> TableMapping:
+    """The table's mapping; UsageError or StopError if it cannot be copied as it is."""
+    inspection = inspect(connection, name, settings)
+    inspection.require_sound()
+    spec = inspection.mapping.collection
+    require_fit(check_target(target, spec, create=create_collection)[1])
+    return inspection.mapping

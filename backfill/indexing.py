@@ -28,8 +28,12 @@ def defer(target: Target, store: StateStore, collection: str) -> None:
         target.set_indexing_threshold(collection, 0)
 
 
-def restore(target: Target, store: StateStore, collection: str) -> bool:
-    """Give the collection its threshold back; whether there was anything to restore."""
+def resume(target: Target, store: StateStore, collection: str) -> bool:
+    """Give the collection its threshold back; whether there was anything to restore.
+
+    What was remembered stays until `settle`: a run that ends while the index is being built leaves
+    it to the next one to wait for it.
+    """
     record = store.get("indexing", collection)
     if record is None:
         return False
@@ -38,5 +42,15 @@ def restore(target: Target, store: StateStore, collection: str) -> bool:
         target.set_indexing_threshold(
             collection, DEFAULT_THRESHOLD_KB if threshold is None else int(threshold)
         )
-    store.remove("indexing", [collection])
     return True
+
+
+def settle(store: StateStore, collection: str) -> None:
+    """The index is built, or nobody waits for it: forget what was remembered."""
+    store.remove("indexing", [collection])
+
+
+def restore(target: Target, store: StateStore, collection: str) -> None:
+    """Both at once, after a failure."""
+    if resume(target, store, collection):
+        settle(store, collection)

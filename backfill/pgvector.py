@@ -12,20 +12,20 @@ does step 4's counting.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from backfill import indexing
 from backfill.messages import PATIENCE_SECONDS, Chunk, ChunkCopied, Event, Task, Waiting
 from backfill.pool import Pool
 from backfill.preflight import Inspection, check_target, inspect, require_fit
 from backfill.report import Counts, TableReport, judge, sum_up
+from backfill.resume import fingerprint_of, require_same
 from bridge.config_tables import TableSettings
 from bridge.errors import BridgeError, StopError, UsageError
 from bridge.failpoints import failpoint
@@ -71,6 +71,7 @@ class Indexing:
 
 
 Tell = Callable[[Planned | Indexing | Event], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,12 @@ class TableBackfill:
     def run(self) -> TableReport:
         """All four steps. Raises what stops it; the report says how it ended otherwise."""
         options = self._options
+        if options.restart and options.shard[0] > 0:
+            # Each shard would forget what the one before it has just begun.
+            raise UsageError(
+                "--migration.restart is for shard 0 alone",
+                hint="start shard 0 with it, and the others without once it copies",
+            )
         with self._connect() as connection:
             facts = catalog.server_facts(connection)
             inspection = inspect(connection, self._name, self._settings)
@@ -143,7 +150,7 @@ class TableBackfill:
                 table_oid=inspection.table.oid,
             )
             plan = self._claim(connection, inspection, source, state)
-        done = self._done(plan)
+        done = self._patiently(lambda: self._done(plan))
         copied, seconds = self._copy(inspection, plan, done)
         return self._finish(inspection, plan, copied, seconds)
 
@@ -177,7 +184,7 @@ class TableBackfill:
             record = store.put_new("plan", source.table, plan.to_record())
             failpoint("backfill.after_plan")
         plan = TablePlan.from_record(record)
-        _require_same(plan, source, fingerprint)
+        require_same(plan, source, fingerprint)
         if state is None:
             self._refuse_vanished(plan)
         self._target.create_collection(spec, replication_factor=replication)
@@ -280,8 +287,8 @@ class TableBackfill:
         if not todo:
             return 0, 0.0
         started = time.monotonic()
-        indexing.defer(self._target, self._store, plan.collection)
         try:
+            self._patiently(lambda: indexing.defer(self._target, self._store, plan.collection))
             copied = self._run_pool(inspection, plan, todo, workers)
         except BaseException:
             self._restore_quietly(plan.collection)
@@ -353,18 +360,20 @@ class TableBackfill:
             )
         )
 
-    def _patiently(self, action: Callable[[], None]) -> None:
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Its result; tried again while a service is away. The action may be done twice."""
+
         def tell(error: BridgeError, seconds: float) -> None:
             self._tell(Waiting(reason=error.message, seconds=seconds))
 
-        Retry(patience_seconds=self._options.patience_seconds, on_wait=tell).call(action)
+        return Retry(patience_seconds=self._options.patience_seconds, on_wait=tell).call(action)
 
     # --- finish --------------------------------------------------------------------------------
 
     def _finish(
         self, inspection: Inspection, plan: TablePlan, copied: int, seconds: float
     ) -> TableReport:
-        done = self._done(plan)
+        done = self._patiently(lambda: self._done(plan))
         read, written, letters, size = sum_up(done.values())
         report = TableReport(
             table=plan.source.table,
@@ -381,7 +390,7 @@ class TableBackfill:
         if not report.complete:
             return report
         index_seconds = self._build_index(plan.collection)
-        counts, names = self._count(inspection, plan, letters)
+        counts, names = self._patiently(lambda: self._count(inspection, plan, letters))
         by_partition: Counter[str] = Counter()
         for chunk in done.values():
             for oid, rows in chunk.partitions.items():
@@ -401,22 +410,27 @@ class TableBackfill:
 
     def _build_index(self, collection: str) -> float | None:
         """Restore indexing and wait until it is done; None if it was not deferred."""
-        restored = indexing.restore(self._target, self._store, collection)
-        if not restored or not self._options.wait_for_index:
+        target, store = self._target, self._store
+        deferred = self._patiently(lambda: indexing.resume(target, store, collection))
+        if not deferred:
+            return None
+        if not self._options.wait_for_index:
+            self._patiently(lambda: indexing.settle(store, collection))
             return None
         started = time.monotonic()
         calm = 0
         # Twice in a row: right after the change the optimizer may not have begun.
         while calm < 2:
-            calm = calm + 1 if self._target.optimize(collection) else 0
-            state = self._target.collection(collection)
+            calm = calm + 1 if self._patiently(lambda: target.optimize(collection)) else 0
+            state = self._patiently(lambda: target.collection(collection))
             if state is None:
                 break
             self._tell(
                 Indexing(collection=collection, points=state.points, indexed=state.indexed_vectors)
             )
-            if self._options.endpoint is not None:
+            if calm < 2 and self._options.endpoint is not None:
                 time.sleep(_INDEX_POLL_SECONDS)
+        self._patiently(lambda: indexing.settle(store, collection))
         return time.monotonic() - started
 
     def _count(
@@ -447,45 +461,6 @@ class TableBackfill:
             for oid, schema, name in inspection.table.partitions
         }
         return counts, names
-
-
-def _require_same(plan: TablePlan, source: Source, fingerprint: str) -> None:
-    """A plan is gone on with only where it still means the same rows and points."""
-    table = source.table
-    if plan.source != source:
-        raise StopError(
-            f"{table} is not the table that this backfill began with (another server, database, or "
-            "a table made anew)",
-            code="SOURCE_CHANGED",
-            hint="start with --migration.restart to copy everything again",
-            table=table,
-        )
-    if plan.fingerprint != fingerprint:
-        raise UsageError(
-            f"the backfill of {table} began with another mapping (key, columns, vectors, payload "
-            "or where)",
-            hint="go on with the settings of that run, or start with --migration.restart",
-            table=table,
-        )
-
-
-def fingerprint_of(inspection: Inspection) -> str:
-    """A digest of all that decides which rows are read, and what they become."""
-    mapping = inspection.mapping
-    text = json.dumps(
-        {
-            "key": mapping.key_columns,
-            "id": asdict(mapping.id_rule),
-            "payload": [(item.column, item.path) for item in mapping.payload],
-            "vectors": [(v.column, asdict(v.spec)) for v in mapping.vectors],
-            "nulls": mapping.omit_nulls,
-            "numeric": inspection.settings.model_dump(mode="json", include={"numeric", "geo"}),
-            "where": inspection.settings.model_dump(mode="json", include={"where"}),
-            "collection": mapping.collection.name,
-        },
-        sort_keys=True,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def chunk_rows(relation_bytes: int, estimated_rows: int, workers: int) -> int:

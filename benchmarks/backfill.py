@@ -217,9 +217,9 @@ def against_null(url: str, inspection: Inspection, workers: int) -> Figure:
 
 
 @contextlib.contextmanager
-def null_server() -> Iterator[Endpoint]:
+def null_server(port: int = 0) -> Iterator[Endpoint]:
     """The null target in a process of its own, whose CPU is not counted."""
-    command = [sys.executable, "-m", "benchmarks.null_server"]
+    command = [sys.executable, "-m", "benchmarks.null_server", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None
         port = int(process.stdout.readline())

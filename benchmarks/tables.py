@@ -12,17 +12,18 @@ SEED = 20_261_124
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _ROWS_A_BLOCK = 1000
 _DDL = (
-    "CREATE UNLOGGED TABLE {name} (id bigint, title text, category text, price numeric(10,2), "
+    "CREATE {kind} TABLE {name} (id bigint, title text, category text, price numeric(10,2), "
     "created_at timestamptz, meta jsonb, embedding vector({dimension}))"
 )
 
 
-def make(url: str, name: str, *, rows: int, dimension: int) -> None:
-    """Create and fill the table, with its primary key."""
+def make(url: str, name: str, *, rows: int, dimension: int, logged: bool = False) -> None:
+    """Create and fill the table, with its primary key. Changes of unlogged ones are not streamed."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         connection.execute(f"DROP TABLE IF EXISTS {name}")
-        connection.execute(_DDL.format(name=name, dimension=dimension))
+        kind = "" if logged else "UNLOGGED"
+        connection.execute(_DDL.format(kind=kind, name=name, dimension=dimension))
         statement = f"COPY {name} FROM STDIN (FORMAT binary)"
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_HEADER)

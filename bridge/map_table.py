@@ -208,7 +208,7 @@ def _refuse_collisions(table: Table, paths: list[tuple[str, ...]], rule: IdRule)
             raise UsageError(
                 f"two values would be stored under the payload field {'.'.join(path)!r}",
                 hint="rename one of them: payload: {other_name: column}"
-                + (" or id.field (--qdrant.id-field)" if reserved else ""),
+                + (" or id.field" if reserved else ""),
                 table=table.label,
             )
         seen.add(path)

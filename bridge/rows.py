@@ -45,7 +45,7 @@ class RowMapper:
         self._names = [item.path[0] for item in mapping.payload]
         # Without renaming and omission a payload is just the columns' names and values.
         self._flat = not mapping.omit_nulls and all(len(i.path) == 1 for i in mapping.payload)
-        self._integer_key = _integer_key(mapping)
+        self._integer_key = integer_key(mapping)
 
     def points(self, read: Read) -> tuple[list[Point], list[DeadLetter]]:
         """The points of a batch in its rows' order, and the dead letters."""
@@ -216,7 +216,7 @@ def _key_text_of(column: KeyColumn) -> Callable[[bytes], str]:
     return text
 
 
-def _integer_key(mapping: TableMapping) -> tuple[int, Load] | None:
+def integer_key(mapping: TableMapping) -> tuple[int, Callable[[bytes], int]] | None:
     """The field and loader of a key that is one integer under the default id rule; else None."""
     rule = mapping.id_rule
     if len(mapping.key) != 1 or rule.template is not None or rule.scheme != "bridge":
@@ -225,7 +225,7 @@ def _integer_key(mapping: TableMapping) -> tuple[int, Load] | None:
     if column.form != "binary" or column.type.name not in _INTEGERS:
         return None
     load = binary_loader(column.type, mapping.payload[0].policy) if mapping.payload else None
-    return None if load is None else (column.index, load)
+    return None if load is None else (column.index, cast("Callable[[bytes], int]", load))
 
 
 def utf8(raw: bytes) -> str:

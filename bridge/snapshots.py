@@ -32,6 +32,10 @@ class Snapshot:
         listed = frozenset(int(xid) for xid in match[3].split(",") if xid)
         return cls(int(match[1]), int(match[2]), listed)
 
+    def __str__(self) -> str:
+        """As Postgres writes it."""
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.in_progress)))}"
+
     def shows(self, xid: int) -> bool:
         """Whether a transaction had ended when the snapshot was taken. One that is known to have
         committed is then visible."""

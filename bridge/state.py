@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from bridge.plan import DeadLetter
 
-Kind = Literal["owner", "indexing", "plan", "chunk", "dead_letter", "stream"]
+Kind = Literal["owner", "indexing", "plan", "chunk", "dead_letter", "stream", "lease", "request"]
 Record = Mapping[str, Any]
 
 

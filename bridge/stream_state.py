@@ -48,7 +48,8 @@ class StopNote:
 class StreamState:
     """The record. `facts` is `slots.SlotFacts.to_record()`; `checkpoint` never exceeds what is durable.
 
-    `commit_time_microseconds`: of the last transaction before the checkpoint, since 1970; 0 if none.
+    `commit_time_microseconds`: of the last transaction before the checkpoint, or when the server said
+    that nothing of ours came before it; since 1970, 0 if unknown. Qdrant shows this moment or a later one.
     """
 
     facts: Mapping[str, Any]

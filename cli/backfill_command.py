@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import typer
@@ -12,8 +14,12 @@ from backfill.pgvector import TableBackfill
 from backfill.report import TableReport, to_json
 from bridge.config import Effective
 from bridge.errors import CheckFailed
+from bridge.lease import Lease, held
+from bridge.qdrant.guarded import GuardedTarget
 from bridge.retry import FOR_EVER
+from bridge.status import read_stream
 from cli import options as o
+from cli.handoff import extend, prepare
 from cli.help import Command, Group
 from cli.output import err, note, print_json
 from cli.places import Place, backfill_options, open_target, pipeline_name, require_tables, state_of
@@ -61,6 +67,7 @@ def backfill_pgvector(
     batch_size: o.BatchSize = None,
     batch_delay: o.BatchDelay = None,
     restart: o.Restart = None,
+    prepare_sync: o.PrepareSync = False,
     create_collection: o.CreateCollection = None,
     offsets_collection: o.OffsetsCollection = None,
     shard: o.Shard = None,
@@ -91,7 +98,7 @@ def backfill_pgvector(
         offsets_collection=offsets_collection,
         shard=shard,
     ).load()
-    reports = copy_tables(effective, quiet=as_json)
+    reports = copy_tables(effective, quiet=as_json, prepare_sync=prepare_sync)
     if as_json:
         print_json(to_json(pipeline_name(effective.settings), reports))
     else:
@@ -107,11 +114,43 @@ def backfill_pgvector(
         )
 
 
-def copy_tables(effective: Effective, *, quiet: bool) -> list[TableReport]:
-    """Open the target and copy every configured table, one after the other."""
+def copy_tables(
+    effective: Effective, *, quiet: bool, prepare_sync: bool = False
+) -> list[TableReport]:
+    """Open the target and copy every configured table, one after the other.
+
+    `prepare_sync`: publication and slot are made before the first row is read, for a stream to
+    go on from.
+    """
     require_tables(effective.settings)
     with open_target(effective.settings) as place:
-        return copy_all(effective, place, quiet=quiet)
+        if prepare_sync:
+            state = prepare(effective, place)
+            if state.phase == "backfill":
+                extend(effective, place, state)
+        with _alone(effective, place) as mine:
+            return copy_all(effective, mine, quiet=quiet)
+
+
+@contextmanager
+def _alone(effective: Effective, place: Place) -> Iterator[Place]:
+    """No daemon may write meanwhile (`bridge.lease`): StopError `LEASE_HELD`, naming it.
+
+    The lease is taken only once a stream has begun; before that shards copy side by side.
+    """
+    store = state_of(place, effective.settings)
+    stream = read_stream(store) if store.exists() else None
+    if stream is None or stream.phase == "backfill":
+        if store.exists():
+            Lease(store).require_takeable(_tell_holder)
+        yield place
+        return
+    with held(store, on_wait=_tell_holder) as lease:
+        yield replace(place, target=GuardedTarget(place.target, before=lease.require))
+
+
+def _tell_holder(who: str) -> None:
+    note(f"waiting whether {who} is still alive")
 
 
 def copy_all(
@@ -146,7 +185,9 @@ def print_summary(reports: list[TableReport]) -> None:
         "index",
     ):
         left = heading in ("table", "collection")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not left)
+        table.add_column(
+            heading, justify="left" if left else "right", no_wrap=not left, overflow="fold"
+        )
     for report in reports:
         table.add_row(
             Text(report.table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from backfill.retry_letters import retry_letters
+from backfill.retry_letters import Outcome, retry_letters
+from bridge import requests
 from bridge.config import Settings
 from bridge.errors import CheckFailed, UsageError
 from bridge.qdrant.state import QdrantState
@@ -18,6 +19,7 @@ from bridge.qdrant.target import Target
 from bridge.state import Record
 from cli import options as o
 from cli.help import Command, Group
+from cli.holder import await_holder, is_held
 from cli.output import counted, note, out, print_json
 from cli.places import begun_state, look_at_target, postgres_url
 
@@ -195,14 +197,18 @@ def retry(
     )
     with _opened(flags) as (target, store, settings):
         chosen = _chosen(store, table, key, everything)
-        outcome = retry_letters(
-            postgres_url(settings),
-            settings.tables,
-            [record for _name, record in chosen],
-            target=target,
-            store=store,
-            allow_plaintext=settings.allow_plaintext,
-        )
+        records = [record for _name, record in chosen]
+        if is_held(store):
+            outcome = _hand_over(store, records)
+        else:
+            outcome = retry_letters(
+                postgres_url(settings),
+                settings.tables,
+                records,
+                target=target,
+                store=store,
+                allow_plaintext=settings.allow_plaintext,
+            )
     if as_json:
         print_json({"version": REPORT_VERSION, **outcome.to_json()})
     else:
@@ -212,6 +218,28 @@ def retry(
             f"{counted(outcome.kept, 'row')} still cannot be written",
             hint="qdrant-bridge dead-letters list",
         )
+
+
+def _hand_over(store: QdrantState, records: Sequence[Record]) -> Outcome:
+    """The daemon does it within its stream, where nothing can be newer than what it reads."""
+    by_table: dict[str, list[str]] = {}
+    for record in records:
+        by_table.setdefault(record["table"], []).append(record["key"])
+    asked = [
+        requests.make("retry", table, keys=tuple(keys), waited_for=True)
+        for table, keys in by_table.items()
+    ]
+    for request in asked:
+        requests.ask(store, request)
+    outcome = Outcome()
+    for ended in await_holder(store, asked, lambda request: None):
+        progress = ended.progress
+        if progress.stage == "failed":
+            raise CheckFailed(
+                f"{ended.table}: {progress.reason}", hint=progress.hint, table=ended.table
+            )
+        outcome += Outcome(written=progress.written, gone=progress.gone, kept=progress.letters)
+    return outcome
 
 
 def drop(

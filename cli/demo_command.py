@@ -1,16 +1,20 @@
 """`qdrant-bridge demo`: the whole thing on this machine, with nothing to set up.
 
 An embedded Postgres is filled with real data, copied to an embedded Qdrant, and both are asked the same
-questions. Everything lies in one directory and is removed at the end, unless `--keep`.
+questions. Then the rows change through SQL while the daemon follows, is killed and starts again, and
+at the end both sides are compared, row by row. Everything lies in one directory and is removed at the
+end, unless `--keep`, which leaves Postgres and the daemon running.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,17 +22,21 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from bridge.config import TableChoice, load
+from bridge.config import Effective, load
 from bridge.errors import CheckFailed, UsageError
 from bridge.postgres import sample
 from bridge.postgres.connection import Connection, connect
-from bridge.postgres.embedded import EmbeddedPostgres
+from bridge.postgres.embedded import EmbeddedPostgres, installation
 from bridge.qdrant.target import Target
 from cli import options as o
-from cli.backfill_command import copy_tables, print_summary
+from cli.backfill_command import copy_all, print_summary
+from cli.demo_live import DaemonProcess, Scene
+from cli.demo_proof import compare
+from cli.handoff import prepare
 from cli.help import GENERAL, Command
-from cli.output import note, out
+from cli.output import counted, note, out
 from cli.places import open_target
+from cli.sync_command import require_equal
 
 DATA = Path(__file__).parent / "data" / "packages"
 _QUESTIONS = (
@@ -37,7 +45,31 @@ _QUESTIONS = (
     "control a telescope and photograph the night sky",
 )
 _HITS = 5
-_PARTS = ("postgres", "qdrant")
+_CONFIG, _LOG = "bridge.yaml", "daemon.log"
+_PARTS = ("postgres", "qdrant", _CONFIG, _LOG)
+_KEPT = """
+kept: edge://{qdrant}, with Postgres and the daemon (process {daemon}) running
+
+Change a row, search in Postgres, and see what the daemon does:
+  {psql} -c "UPDATE packages SET summary = 'changed' WHERE id = {row}"
+  {psql} -c "SELECT b.package, b.summary FROM packages a, packages b WHERE a.id = {row}
+    ORDER BY a.embedding <=> b.embedding LIMIT 5"
+  tail -f {log}
+Stop the daemon and search in Qdrant: one process can have an edge directory open.
+  kill {daemon}
+  {python} -c "
+import qdrant_edge as q
+shard = q.EdgeShard.load('{qdrant}/collections/packages')
+vector = shard.retrieve([{row}], False, True)[0].vector['embedding']
+nearest = q.QueryRequest(limit=5, with_payload=True, query=q.Query.Nearest(vector, 'embedding'))
+for hit in shard.query(nearest):
+    print(hit.payload['package'], hit.payload['summary'])
+shard.close()"
+Let the daemon go on where it stopped:
+  qdrant-bridge sync postgres --config {config}
+Stop everything, then remove it:
+  kill {daemon}; kill -INT {postgres}
+  rm -r {parts}"""
 
 
 def register(app: typer.Typer) -> None:
@@ -55,17 +87,27 @@ def demo(
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep/--no-keep", help="Leave the data there.", show_default=False)
+        bool,
+        typer.Option(
+            "--keep/--no-keep", help="Leave everything there, running.", show_default=False
+        ),
     ] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Copy 3,000 real rows from an embedded Postgres to an embedded Qdrant, and search both."""
+    """Copy 3,000 real rows from an embedded Postgres to an embedded Qdrant, search both, then keep
+    them equal while the rows change and the daemon is killed."""
     with _place(directory, keep=keep) as place:
         postgres = EmbeddedPostgres(place / "postgres", "18")
         with postgres:
-            _run(postgres, place / "qdrant")
-        if keep:
-            note(f"kept: edge://{place / 'qdrant'} and the Postgres data in {place / 'postgres'}")
+            effective = _configure(postgres, place)
+            _copy_and_search(postgres, effective)
+            with DaemonProcess(place / _CONFIG, place / _LOG) as daemon:
+                row = _follow(postgres, effective, daemon)
+                if keep:
+                    daemon.start()
+                    _tell_what_to_try(postgres, place, daemon, row)
+                    daemon.leave()
+                    postgres.leave()
 
 
 @contextmanager
@@ -82,6 +124,8 @@ def _place(directory: Path | None, *, keep: bool) -> Iterator[Path]:
         if not keep:
             for part in _PARTS:
                 shutil.rmtree(place / part, ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    (place / part).unlink()
             if directory is None:
                 place.rmdir()
 
@@ -103,34 +147,87 @@ def _prepared(directory: Path) -> Path:
     return directory.absolute()
 
 
-def _run(postgres: EmbeddedPostgres, qdrant: Path) -> None:
+def _configure(postgres: EmbeddedPostgres, place: Path) -> Effective:
+    """The configuration that the copy here and the daemon share; JSON is YAML."""
+    settings = {
+        "pipeline": sample.TABLE,
+        "postgres": {"url": postgres.url()},
+        "qdrant": {"url": f"edge://{place / 'qdrant'}"},
+        "tables": {sample.TABLE: {}},
+        "sync": {"source": "postgres"},
+        "http": {"listen": "127.0.0.1:0"},
+    }
+    (place / _CONFIG).write_text(json.dumps(settings, indent=1) + "\n")
+    return load(place / _CONFIG, {}, {})
+
+
+def _copy_and_search(postgres: EmbeddedPostgres, effective: Effective) -> None:
     url = postgres.url()
     note("1. Postgres with pgvector is running; loading 3,000 Debian packages with embeddings")
     started = time.monotonic()
     with connect(url, read_only=False) as connection:
         rows = sample.load(connection, DATA)
-    note(f"   {rows:,} rows, 25 columns, {time.monotonic() - started:.1f} s")
-    note("2. qdrant-bridge backfill pgvector --pg.table packages --qdrant.url edge://...")
-    effective = load(
-        None,
-        {"postgres.url": url, "qdrant.url": f"edge://{qdrant}"},
-        {},
-        table=TableChoice(name=sample.TABLE),
-    )
-    reports = copy_tables(effective, quiet=False)
-    print_summary(reports)
-    if any(report.problems for report in reports):
-        raise CheckFailed("the counts of both sides differ", code="COUNTS_DIFFER")
-    note("3. The same questions to both")
-    with connect(url) as connection, open_target(effective.settings) as place:
-        agreed = sum(
-            _ask(connection, place.target, question)
-            for question in sample.read_queries(DATA)
-            if question.text in _QUESTIONS
-        )
+    note(f"   {rows:,} rows, {len(sample.COLUMNS)} columns, {time.monotonic() - started:.1f} s")
+    note("2. qdrant-bridge backfill pgvector --prepare-sync: a slot first, then the copy")
+    with open_target(effective.settings) as place:
+        prepare(effective, place)
+        reports = copy_all(effective, place, quiet=False)
+        print_summary(reports)
+        require_equal(reports)
+        note("3. The same questions to both")
+        with connect(url) as connection:
+            agreed = sum(
+                _ask(connection, place.target, question)
+                for question in sample.read_queries(DATA)
+                if question.text in _QUESTIONS
+            )
     out().print(
         Text(f"{agreed} of {len(_QUESTIONS) * _HITS} hits are the same in both.", style="bold")
     )
+
+
+def _follow(postgres: EmbeddedPostgres, effective: Effective, daemon: DaemonProcess) -> int:
+    """Change rows while the daemon runs, dies and runs again; then compare everything. A row's id."""
+    note("4. qdrant-bridge sync postgres: the rows change through SQL, the daemon follows")
+    with connect(postgres.url(), read_only=False) as connection:
+        scene = Scene(connection, daemon, effective.settings.slot)
+        scene.play()
+    daemon.stop()
+    note("5. Both sides, row by row")
+    with connect(postgres.url()) as connection, open_target(effective.settings) as place:
+        proof = compare(connection, place.target, sample.TABLE)
+    if not proof.equal:
+        raise CheckFailed(
+            f"{counted(len(proof.differing), 'row')} of {proof.rows:,} differ, among them "
+            f"{', '.join(map(str, proof.differing[:5]))}",
+            code="DIFFERENT",
+            hint="please report it",
+        )
+    changes = scene.ledger.applied.total()
+    told = (
+        f"{changes:,} changes and a kill -9 later: {proof.rows:,} rows in Postgres, "
+        f"{proof.points:,} points.\nAll {proof.columns} columns of every row are the same."
+    )
+    out().print(Text(told, style="bold"))
+    return scene.changes.first_id
+
+
+def _tell_what_to_try(
+    postgres: EmbeddedPostgres, place: Path, daemon: DaemonProcess, row: int
+) -> None:
+    """What is left running, what to do with it, how to end it. Plain text, to be copied."""
+    told = _KEPT.format(
+        qdrant=place / "qdrant",
+        row=row,
+        daemon=daemon.pid,
+        postgres=postgres.pid,
+        psql=f"{installation(postgres.version) / 'bin' / 'psql'} '{postgres.url()}'",
+        python=sys.executable,
+        log=place / _LOG,
+        config=place / _CONFIG,
+        parts=" ".join(str(place / part) for part in _PARTS),
+    )
+    note(told)
 
 
 def _ask(connection: Connection, target: Target, question: sample.Query) -> int:

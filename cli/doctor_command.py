@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import typer
@@ -10,13 +11,24 @@ from backfill.preflight import check_target, inspect
 from bridge.config import Effective, Settings, TableSettings
 from bridge.errors import BridgeError, CheckFailed
 from bridge.findings import Finding, blockers
+from bridge.mapping import TableMapping
 from bridge.postgres import catalog, checks
 from bridge.postgres.connection import Connection, connect
+from bridge.postgres.stream_checks import StreamNames, check_stream
+from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
+from bridge.status import read_stream
 from cli import options as o
 from cli.help import Command
 from cli.output import counted, findings_table, out, print_json
-from cli.places import Place, open_target, postgres_url, require_tables
+from cli.places import (
+    Place,
+    open_target,
+    pipeline_name,
+    postgres_url,
+    require_tables,
+    state_of,
+)
 
 REPORT_VERSION = 1
 
@@ -98,13 +110,35 @@ def _examine_postgres(settings: Settings, place: Place | None) -> list[Finding]:
                 *checks.check_connection(connection),
                 *checks.check_long_transactions(connection),
             ]
+            mappings: list[TableMapping] = []
             for name, table in settings.tables.items():
                 target = None if place is None else place.target
                 create = settings.migration.create_collection
-                findings += _examine_table(connection, name, table, target, create=create)
-            return findings
+                found, mapping = _examine_table(connection, name, table, target, create=create)
+                findings += found
+                mappings += [mapping] if mapping is not None else []
+            return findings + _examine_stream(connection, facts, settings, place, mappings)
     except BridgeError as error:
         return [_blocker("source.reachable", error)]
+
+
+def _examine_stream(
+    connection: Connection,
+    facts: catalog.ServerFacts,
+    settings: Settings,
+    place: Place | None,
+    mappings: Sequence[TableMapping],
+) -> list[Finding]:
+    """Whether the changes can be followed, if the configuration says that they are to be."""
+    if settings.sync is None or settings.sync.source != "postgres":
+        return []
+    names = StreamNames(
+        slot=settings.slot,
+        publication=settings.publication,
+        pipeline=pipeline_name(settings),
+        made=place is not None and _has_stream(state_of(place, settings)),
+    )
+    return check_stream(connection, facts, names, mappings)
 
 
 def _examine_table(
@@ -114,7 +148,7 @@ def _examine_table(
     target: Target | None,
     *,
     create: bool,
-) -> list[Finding]:
+) -> tuple[list[Finding], TableMapping | None]:
     try:
         inspection = inspect(connection, name, settings)
         findings = list(inspection.findings)
@@ -124,9 +158,13 @@ def _examine_table(
         ]
         if target is not None:
             findings.append(check_target(target, inspection.mapping.collection, create=create)[1])
-        return findings
+        return findings, inspection.mapping
     except BridgeError as error:
-        return [_blocker(f"table {name}", error)]
+        return [_blocker(f"table {name}", error)], None
+
+
+def _has_stream(store: QdrantState) -> bool:
+    return store.exists() and read_stream(store) is not None
 
 
 def _ok(check: str, message: str) -> Finding:

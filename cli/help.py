@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 GENERAL = "General"
 
-_ORDER = ("demo", "init", "plan", "doctor", "backfill", "status", "dead-letters", "config")
+# As one needs them; those that are not named come last, in the order of their registration.
+_ORDER = (
+    "demo", "init", "plan", "doctor", "backfill", "sync", "run",
+    "verify", "status", "resync", "dead-letters", "teardown", "config",
+)  # fmt: skip
 
 
 class Terminated(KeyboardInterrupt):
@@ -51,7 +55,8 @@ class Group(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
-        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else -1)
+        last = len(_ORDER)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else last)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -23,8 +23,10 @@ from cli import (
     doctor_command,
     init_command,
     plan_command,
+    resync_command,
     status_command,
     sync_command,
+    teardown_command,
 )
 from cli.help import Group, Terminated
 from cli.options import Version, normalize
@@ -64,6 +66,8 @@ status_command.register(app)
 dead_letters_command.register(app)
 config_command.register(app)
 sync_command.register(app)
+resync_command.register(app)
+teardown_command.register(app)
 demo_command.register(app)
 
 

@@ -29,6 +29,7 @@ _BOOLEANS = (
     "--debug",
     "--trace",
     "--json",
+    "--prepare-sync",
     "--keep",
 )
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -171,6 +172,14 @@ Restart = Annotated[
     _flag(
         "Forget earlier progress and copy everything again.",
         "--migration.restart/--no-migration.restart",
+        _RUN,
+    ),
+]
+PrepareSync = Annotated[
+    bool,
+    _flag(
+        "Make the replication slot first, so that qdrant-bridge sync postgres goes on afterwards.",
+        "--prepare-sync/--no-prepare-sync",
         _RUN,
     ),
 ]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Sequence
 
 import typer
 
-from backfill.handoff import prepare_stream
 from backfill.report import TableReport
 from bridge.config import Effective
 from bridge.errors import CheckFailed, UsageError
-from bridge.postgres.slots import Blocker
 from bridge.state import TablePlan
+from bridge.status import read_stream
 from bridge.stream_state import StreamState
 from cli import options as o
 from cli.backfill_command import copy_all
-from cli.logs import log
-from cli.places import Place, open_target, pipeline_name, postgres_url, require_tables, state_of
-from sync.daemon import Daemon, DaemonOptions
-from sync.windows import Limits
+from cli.handoff import extend, make_daemon, prepare
+from cli.places import Place, require_tables, state_of
+from cli.service import Service, service
 
 
 def register(app: typer.Typer) -> None:
@@ -44,9 +40,10 @@ def sync_postgres(
 ) -> None:
     """Follow the changes of Postgres, from where the copy began or the daemon stopped."""
     effective = _effective(config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext)
-    with open_target(effective.settings) as place:
-        _require_copied(effective, place)
-        follow(effective, place)
+    with service(effective.settings) as around, around.open() as place:
+        around.patiently(lambda: _require_copied(effective, place))
+        with around.holding(place) as held:
+            follow(effective, held, around)
 
 
 def run(
@@ -64,27 +61,14 @@ def run(
     effective = _effective(
         config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext, workers, batch_size
     )
-    with open_target(effective.settings) as place:
-        state = prepare(effective, place)
-        if state.phase == "backfill":
-            require_equal(copy_all(effective, place, quiet=False, patient=True))
-        follow(effective, place)
-
-
-def prepare(effective: Effective, place: Place) -> StreamState:
-    """Publication and slot, before the first row is read; where the pipeline stands."""
-    settings = effective.settings
-    return prepare_stream(
-        postgres_url(settings),
-        settings.tables,
-        slot=settings.slot,
-        publication=settings.publication,
-        target=place.target,
-        store=state_of(place, settings),
-        create_collection=settings.migration.create_collection,
-        allow_plaintext=settings.allow_plaintext,
-        on_wait=_tell_blockers,
-    )
+    with service(effective.settings) as around, around.open() as place:
+        state = around.board.state = around.patiently(lambda: prepare(effective, place))
+        # Before the copy: two that copy at once would end with one copying behind the other's stream.
+        with around.holding(place) as held:
+            if state.phase == "backfill":
+                around.patiently(lambda: extend(effective, held, state))
+                require_equal(copy_all(effective, held, quiet=False, patient=True))
+            follow(effective, held, around)
 
 
 def require_equal(reports: Sequence[TableReport]) -> None:
@@ -96,53 +80,30 @@ def require_equal(reports: Sequence[TableReport]) -> None:
         )
 
 
-def follow(effective: Effective, place: Place) -> None:
-    """The daemon, until it is told to stop."""
-    settings = effective.settings
-    sync = settings.sync
-    if sync is None or sync.source != "postgres":
-        raise UsageError(
-            "the configuration has no sync: section for Postgres",
-            hint="add sync: {source: postgres} to bridge.yaml",
-        )
-    window = sync.window
-    daemon = Daemon(
-        settings.tables,
-        target=place.target,
-        store=state_of(place, settings),
-        options=DaemonOptions(
-            postgres_url=postgres_url(settings),
-            allow_plaintext=settings.allow_plaintext,
-            limits=Limits(
-                operations=window.operations,
-                size_bytes=window.bytes,
-                seconds=window.milliseconds / 1000,
-            ),
-            write_ordering=settings.qdrant.write_ordering,
-        ),
-        log=log,
-    )
-    asyncio.run(_until_stopped(daemon, pipeline_name(settings)))
-
-
-async def _until_stopped(daemon: Daemon, pipeline: str) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, daemon.stop)
-    log("starting", pipeline=pipeline, checkpoint=str(daemon.state.checkpoint))
-    await daemon.run()
-    log("ended", checkpoint=str(daemon.state.checkpoint))
+def follow(effective: Effective, place: Place, around: Service) -> None:
+    """The daemon, until it is told to stop; `place` is the one that the lease guards."""
+    stream = around.patiently(lambda: read_stream(around.state_of(place)))
+    if stream is not None:
+        # A table that the configuration has got since; during the first copy that is done before.
+        around.patiently(lambda: extend(effective, place, stream))
+    around.follow(make_daemon(effective, place, store=around.state_of(place), tell=around.tell))
 
 
 def _require_copied(effective: Effective, place: Place) -> None:
-    """UsageError unless every table's chunks are done: the stream alone would miss what was before."""
+    """UsageError unless every table's chunks are done: the stream alone would miss what was before.
+
+    Tables that the stream takes in later are copied within it (`backfill.extension`).
+    """
     store = state_of(place, effective.settings)
     plans = {} if not store.exists() else dict(store.records("plan"))
     done = [name for name, _record in store.records("chunk")] if plans else []
+    stream = read_stream(store) if plans else None
+    later = _taken_in_later(effective, stream)
     missing = [
         name
         for name in effective.settings.tables
-        if not any(_is_complete(TablePlan.from_record(r), done, name) for r in plans.values())
+        if name not in later
+        and not any(_is_complete(TablePlan.from_record(r), done, name) for r in plans.values())
     ]
     if missing:
         raise UsageError(
@@ -157,8 +118,16 @@ def _is_complete(plan: TablePlan, done: Sequence[str], name: str) -> bool:
     return same and sum(chunk.startswith(f"{table}/") for chunk in done) == plan.chunks
 
 
-def _tell_blockers(blockers: Sequence[Blocker]) -> None:
-    log("waiting_for_transactions", blockers=", ".join(map(str, blockers)))
+def _taken_in_later(effective: Effective, stream: StreamState | None) -> set[str]:
+    """Tables of the configuration that are none of the first copy's."""
+    if stream is None or stream.phase == "backfill":
+        return set()
+    first = set(stream.facts["tables"]) - set(stream.facts.get("added", ()))
+    return {
+        name
+        for name in effective.settings.tables
+        if not any(name in (label, label.partition(".")[2]) for label in first)
+    }
 
 
 def _effective(

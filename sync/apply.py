@@ -3,7 +3,8 @@
     1. rows that left `where` are gone; rows whose `where` cannot be judged are read again
     2. rows sent whole become points; rows that only lack vectors become patches of points that exist
     3. everything else, and patches of points that do not exist, is read again from Postgres: what the
-       event brought counts, only what it lacks comes from the row
+       event brought counts, only what it lacks comes from the row. If the row is gone, its delete
+       follows; if its key changed, the point that it was lends its vectors until then
     4. points and patches are written, the requests of a window at once: its keys are distinct
     5. then points are removed, so that a row whose key changed is never missing in between
 
@@ -12,55 +13,86 @@ Whatever cannot be stored becomes a dead letter; the point stays what it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from bridge.errors import RateLimited, Rejected, Unstorable
+from bridge.errors import RateLimited, Rejected, StopError, Unstorable
 from bridge.events import UNCHANGED, Field, Read
 from bridge.failpoints import failpoint
-from bridge.plan import DeadLetter, Patch, Point
+from bridge.plan import DeadLetter, Patch, Point, Vector
 from bridge.point_ids import PointId
-from bridge.postgres.predicate import RowFilter
-from bridge.qdrant.target import Target
 from bridge.qdrant.wire import encode_upsert
 from bridge.retry import Retry
-from bridge.writer import Writer
+from bridge.writer import Pending, Writer
 from sync.tables import Row, StreamTable, binary_vectors, known
-from sync.window import Changed, Gone, TableWindow
+from sync.window import Changed, Gone, TableWindow, bytes_of
 
 POINTS_A_REQUEST = 256
-PATCHES_A_REQUEST = 250
 PATCH_REQUESTS_AT_ONCE = 4
 REQUEST_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Rows that were read again, laid out as the stream's, with UNCHANGED for what was not asked for.
+
+    `lacking`: fields that cannot be read any more, since their column was dropped or changed its type.
+    """
+
+    rows: Sequence[Row]
+    lacking: frozenset[int] = frozenset()
+
+
+class Points(Protocol):
+    """What is needed of a `target.Target`."""
+
+    def send(self, request: bytes) -> Pending: ...
+    def patch(self, collection: str, patches: Sequence[Patch]) -> None: ...
+    def delete(self, collection: str, ids: Sequence[PointId]) -> None: ...
+    def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]: ...
+    def retrieve(
+        self, collection: str, ids: Sequence[PointId], *, with_vectors: bool = False
+    ) -> list[Point]: ...
 
 
 class Source(Protocol):
     """Where rows are read again."""
 
-    def read(self, table: StreamTable, keys: Sequence[Sequence[str]], xids: set[int]) -> list[Row]:
-        """The rows with these keys that there are, all of these transactions visible."""
+    def read(
+        self,
+        table: StreamTable,
+        fields: Collection[int],
+        keys: Sequence[Sequence[str]],
+        xids: Set[int],
+    ) -> Found:
+        """These fields, and the key, of the rows with these keys that there are; all of these
+        transactions are visible in what is read."""
 
 
 @dataclass(slots=True)
 class Applied:
-    """What became of a window of one table."""
+    """What became of a window of one table. `settled`: the keys, as dead letters name them, of rows
+    that are stored or gone, which supersedes a dead letter of theirs."""
 
     upserts: int = 0
     patches: int = 0
     deletes: int = 0
     letters: list[DeadLetter] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Plan:
+    collection: str
+    position: str
     whole: dict[PointId, Changed] = field(default_factory=dict)
     patches: dict[PointId, Changed] = field(default_factory=dict)
     reread: dict[PointId, Changed] = field(default_factory=dict)
-    removes: list[PointId] = field(default_factory=list)
+    inherited: dict[PointId, Mapping[str, Vector]] = field(default_factory=dict)
+    removes: dict[PointId, str] = field(default_factory=dict)
 
 
 class Applier:
@@ -68,7 +100,7 @@ class Applier:
 
     def __init__(
         self,
-        target: Target,
+        target: Points,
         source: Source,
         *,
         retry: Retry,
@@ -81,19 +113,32 @@ class Applier:
         self._ordering = ordering
         self._refused_limit = refused_limit
 
-    def apply(self, window: TableWindow, row_filter: RowFilter | None, position: str) -> Applied:
-        """Write one table's changes; returns when all of them are durable or dead letters."""
+    def apply(
+        self, window: TableWindow, position: str, set_aside: Container[str] = frozenset()
+    ) -> Applied:
+        """Write one table's changes; returns when all of them are durable or dead letters.
+
+        `set_aside`: keys of rows that are dead letters. Their points are not what the rows were, so
+        a change of such a row is never a patch.
+        """
         applied = Applied()
-        plan = _classify(window, row_filter)
+        for table, reason in window.flaws:
+            applied.letters.append(table.mapping.dead_letter([], reason, position))
+        if not window.states:
+            return applied
+        first = next(iter(window.states.values()))
+        plan = _Plan(first.table.mapping.collection.name, position)
+        self._classify(window, plan, set_aside, applied)
         self._demote_missing(plan)
-        self._read_again(plan, row_filter)
+        self._read_again(plan, applied)
         failpoint("sync.before_write")
-        collection = _collection(window)
-        self._write_points(collection, plan.whole, position, applied)
-        self._write_patches(collection, plan.patches, position, applied)
+        self._write_points(plan, applied)
+        self._write_patches(plan, applied)
         if plan.removes:
-            self._retry.call(lambda: self._remove(collection, plan.removes))
-            applied.deletes += len(plan.removes)
+            ids = list(plan.removes)
+            self._retry.call(lambda: self._remove(plan.collection, ids))
+            applied.deletes += len(ids)
+            applied.settled += plan.removes.values()
         failpoint("sync.after_write")
         return applied
 
@@ -103,176 +148,241 @@ class Applier:
 
     # --- reading -------------------------------------------------------------------------------
 
+    def _classify(
+        self, window: TableWindow, plan: _Plan, set_aside: Container[str], applied: Applied
+    ) -> None:
+        for identity, state in window.states.items():
+            if isinstance(state, Gone):
+                plan.removes[identity] = state.key
+                continue
+            table = state.table
+            unsent = table.unchanged(state.row)
+            if unsent & table.where_fields:
+                plan.reread[identity] = state
+            elif not self._kept(plan, identity, state, applied):
+                continue
+            elif not unsent:
+                plan.whole[identity] = state
+            elif (
+                unsent <= table.vector_fields
+                and state.moved_from is None
+                and table.letter_key(state.row) not in set_aside
+            ):
+                plan.patches[identity] = state
+            else:
+                plan.reread[identity] = state
+
+    def _kept(self, plan: _Plan, identity: PointId, state: Changed, applied: Applied) -> bool:
+        """Whether `where` keeps the row; else its point goes, or it becomes a dead letter."""
+        table = state.table
+        try:
+            if table.matches(state.row):
+                return True
+        except Unstorable as flaw:
+            texts = table.key_texts(state.row)
+            reason = f"where: {flaw.message}"
+            applied.letters.append(table.mapping.dead_letter(texts, reason, plan.position))
+            return False
+        plan.removes[identity] = table.letter_key(state.row)
+        return False
+
     def _demote_missing(self, plan: _Plan) -> None:
         """Patches of points that are not there: their rows are read again, vectors included."""
         if not plan.patches:
             return
-        collection = next(iter(plan.patches.values())).table.mapping.collection.name
         ids = list(plan.patches)
-        there = self._retry.call(lambda: self._target.existing(collection, ids))
+        there = self._retry.call(lambda: self._target.existing(plan.collection, ids))
         for identity in ids:
             if identity not in there:
                 plan.reread[identity] = plan.patches.pop(identity)
 
-    def _read_again(self, plan: _Plan, row_filter: RowFilter | None) -> None:
+    def _read_again(self, plan: _Plan, applied: Applied) -> None:
         by_table: dict[int, dict[PointId, Changed]] = {}
-        tables: dict[int, StreamTable] = {}
         for identity, changed in plan.reread.items():
             by_table.setdefault(id(changed.table), {})[identity] = changed
-            tables[id(changed.table)] = changed.table
-        for number, states in by_table.items():
-            table = tables[number]
-            keys = [table.key_texts(changed.row) for changed in states.values()]
-            xids = {changed.xid for changed in states.values()}
-            read = partial(self._source.read, table, keys, xids)
-            found = {table.id_of(row): row for row in self._retry.call(read)}
-            for identity, changed in states.items():
-                row = found.get(identity)
-                if row is None:
-                    continue  # it is gone and visible so: its delete follows
-                filled = tuple(
-                    old if new is UNCHANGED else new
-                    for new, old in zip(changed.row, row, strict=True)
-                )
-                whole = Changed(table, filled, changed.xid)
-                if row_filter is not None and not _matches(row_filter, whole):
-                    plan.removes.append(identity)
-                else:
-                    plan.whole[identity] = whole
+        for states in by_table.values():
+            self._read_again_of(next(iter(states.values())).table, states, plan, applied)
+
+    def _read_again_of(
+        self, table: StreamTable, states: Mapping[PointId, Changed], plan: _Plan, applied: Applied
+    ) -> None:
+        keys = [table.key_texts(changed.row) for changed in states.values()]
+        fields = frozenset[int]().union(*(table.unchanged(c.row) for c in states.values()))
+        xids = {changed.xid for changed in states.values()}
+        read = partial(self._source.read, table, fields, keys, xids)
+        found = self._retry.call(read)
+        rows = {table.id_of(row): row for row in found.rows}
+        _require_readable(table, found.lacking)
+        gone: dict[PointId, Changed] = {}
+        for identity, changed in states.items():
+            row = rows.get(identity)
+            if row is None:
+                gone[identity] = changed
+                continue
+            filled = tuple(
+                old if new is UNCHANGED else new for new, old in zip(changed.row, row, strict=True)
+            )
+            omitted = table.unchanged(filled)
+            state = Changed(table.without(omitted) if omitted else table, filled, changed.xid)
+            if not table.unchanged(changed.row) & table.where_fields or self._kept(
+                plan, identity, state, applied
+            ):
+                plan.whole[identity] = state
+        self._take_from_old_points(gone, plan)
+
+    def _take_from_old_points(self, gone: Mapping[PointId, Changed], plan: _Plan) -> None:
+        """Rows that are not there any more: their delete, or their next key, follows in the stream.
+
+        One whose key changed is given a point until then, if its old point has the vectors that were
+        not sent; so the row is never missing in between.
+        """
+        moved = {
+            identity: changed.moved_from
+            for identity, changed in gone.items()
+            if changed.moved_from is not None
+            and changed.moved_from != identity
+            and changed.table.unchanged(changed.row) <= changed.table.vector_fields
+        }
+        if not moved:
+            return
+        origins = list(set(moved.values()))
+        retrieve = partial(self._target.retrieve, plan.collection, origins, with_vectors=True)
+        points = {point.id: point for point in self._retry.call(retrieve)}
+        for identity, origin in moved.items():
+            old, changed = points.get(origin), gone[identity]
+            if old is not None:
+                unsent = changed.table.unchanged(changed.row)
+                names = {c.spec.name for c in changed.table.layout.vectors if c.index in unsent}
+                plan.whole[identity] = changed
+                plan.inherited[identity] = {
+                    name: vector for name, vector in old.vectors.items() if name in names
+                }
 
     # --- writing -------------------------------------------------------------------------------
 
-    def _write_points(
-        self,
-        collection: str,
-        states: Mapping[PointId, Changed],
-        position: str,
-        applied: Applied,
-    ) -> None:
-        if not states:
+    def _write_points(self, plan: _Plan, applied: Applied) -> None:
+        if not plan.whole:
             return
-        keys: dict[PointId, tuple[StreamTable, list[str]]] = {}
+        rows_of: dict[PointId, tuple[StreamTable, Row]] = {}
         writer = Writer(
-            encode=lambda points: encode_upsert(collection, points, ordering=self._ordering),
+            encode=lambda points: encode_upsert(plan.collection, points, ordering=self._ordering),
             send=self._target.send,
             retry=self._retry,
             refused_limit=self._refused_limit,
         )
-        for table, rows in _by_layout(states.values()):
+        for table, rows in _by_layout(plan.whole.values()):
             for batch in _batches(rows):
-                points, letters = _points(table, batch, position)
+                points, letters = _points(table, batch, plan.position)
                 applied.letters += letters
                 for point, row in zip(points, _kept(table, batch, letters), strict=True):
-                    keys[point.id] = (table, table.key_texts(row))
-                writer.write(points)
+                    rows_of[point.id] = (table, row)
+                writer.write([_with_inherited(plan, point) for point in points])
         writer.drain()
-        refused = {}
         for item in writer.take_refused():
-            table, texts = keys[item.point.id]
-            applied.letters.append(table.mapping.dead_letter(texts, item.reason, position))
-            refused[item.point.id] = True
+            table, row = rows_of.pop(item.point.id)
+            texts = table.key_texts(row)
+            applied.letters.append(table.mapping.dead_letter(texts, item.reason, plan.position))
         applied.upserts += writer.written
-        applied.written += [
-            table.mapping.dead_letter(texts, "", "").key
-            for identity, (table, texts) in keys.items()
-            if identity not in refused
-        ]
+        applied.settled += [table.letter_key(row) for table, row in rows_of.values()]
 
-    def _write_patches(
-        self,
-        collection: str,
-        states: Mapping[PointId, Changed],
-        position: str,
-        applied: Applied,
-    ) -> None:
-        if not states:
+    def _write_patches(self, plan: _Plan, applied: Applied) -> None:
+        if not plan.patches:
             return
-        todo: list[tuple[Patch, StreamTable, Row]] = []
-        for table, rows in _by_layout(states.values()):
-            for batch in _batches(rows):
-                points, letters = _points(table, batch, position)
-                applied.letters += letters
-                for point, row in zip(points, _kept(table, batch, letters), strict=True):
-                    todo.append((_patch(table, row, point), table, row))
-        parts = [
-            todo[start : start + PATCHES_A_REQUEST]
-            for start in range(0, len(todo), PATCHES_A_REQUEST)
-        ]
+        begun: list[Future[Applied]] = []
         with ThreadPoolExecutor(PATCH_REQUESTS_AT_ONCE, "patch") as pool:
-            for outcome in pool.map(
-                lambda part: self._patch_some(collection, part, position), parts
-            ):
-                applied.patches += outcome.patches
-                applied.letters += outcome.letters
-                applied.written += outcome.written
+            # A request goes out while the rows of the next are converted.
+            for table, rows in _by_layout(plan.patches.values()):
+                for batch in _batches(rows):
+                    points, letters = _points(table, batch, plan.position)
+                    applied.letters += letters
+                    part = [
+                        _Patched(_patch(table, row, point), table, row)
+                        for point, row in zip(points, _kept(table, batch, letters), strict=True)
+                    ]
+                    if part:
+                        begun.append(pool.submit(self._patch_some, plan, part))
+        for outcome in (one.result() for one in begun):
+            applied.patches += outcome.patches
+            applied.letters += outcome.letters
+            applied.settled += outcome.settled
 
     def _patch_some(
-        self,
-        collection: str,
-        part: Sequence[tuple[Patch, StreamTable, Row]],
-        position: str,
+        self, plan: _Plan, part: Sequence[_Patched], limit: RateLimited | None = None
     ) -> Applied:
-        patches = [patch for patch, _table, _row in part]
-        keys = [t.mapping.dead_letter(t.key_texts(row), "", "").key for _p, t, row in part]
+        """See these patches through; a `limit` that was just met is waited for first."""
+        patches = [one.patch for one in part]
+        limits = [] if limit is None else [limit]
         try:
-            self._retry.call(lambda: self._patch_once(collection, patches))
-        except (Rejected, Unstorable, _TooLarge) as error:
+            self._retry.call(lambda: self._patch_once(plan.collection, patches, limits))
+        except _TooLarge as error:
+            return self._patch_halves(plan, part, error.limit)
+        except (Rejected, Unstorable) as error:
             if len(part) > 1:
-                half = len(part) // 2
-                left = self._patch_some(collection, part[:half], position)
-                right = self._patch_some(collection, part[half:], position)
-                return Applied(
-                    patches=left.patches + right.patches,
-                    letters=left.letters + right.letters,
-                    written=left.written + right.written,
-                )
-            _, table, row = part[0]
-            reason = str(error)
-            letter = table.mapping.dead_letter(table.key_texts(row), reason, position)
-            return Applied(letters=[letter])
-        return Applied(patches=len(part), written=keys)
+                return self._patch_halves(plan, part)
+            (one,) = part
+            texts = one.table.key_texts(one.row)
+            return Applied(
+                letters=[one.table.mapping.dead_letter(texts, error.message, plan.position)]
+            )
+        return Applied(patches=len(part), settled=[one.table.letter_key(one.row) for one in part])
 
-    def _patch_once(self, collection: str, patches: Sequence[Patch]) -> None:
+    def _patch_halves(
+        self, plan: _Plan, part: Sequence[_Patched], limit: RateLimited | None = None
+    ) -> Applied:
+        half = len(part) // 2
+        first = self._patch_some(plan, part[:half], limit)
+        second = self._patch_some(plan, part[half:])
+        return Applied(
+            patches=first.patches + second.patches,
+            letters=first.letters + second.letters,
+            settled=first.settled + second.settled,
+        )
+
+    def _patch_once(
+        self, collection: str, patches: Sequence[Patch], limits: list[RateLimited]
+    ) -> None:
+        if limits:
+            raise limits.pop()
         try:
             self._target.patch(collection, patches)
         except RateLimited as error:
             if len(patches) > 1:
-                raise _TooLarge(str(error)) from None
+                raise _TooLarge(error) from None
             raise
 
 
 class _TooLarge(Exception):
     """The server's limiter takes no batch of this size; smaller ones wait as it says."""
 
-
-def _collection(window: TableWindow) -> str:
-    state = next(iter(window.states.values()))
-    return state.table.mapping.collection.name
+    def __init__(self, limit: RateLimited) -> None:
+        self.limit = limit
 
 
-def _classify(window: TableWindow, row_filter: RowFilter | None) -> _Plan:
-    plan = _Plan()
-    for identity, state in window.states.items():
-        if isinstance(state, Gone):
-            plan.removes.append(identity)
-            continue
-        table = state.table
-        unsent = table.unchanged(state.row)
-        judged = row_filter is not None and not unsent & table.where_fields
-        if judged and row_filter is not None and not _matches(row_filter, state):
-            plan.removes.append(identity)
-            continue
-        if not unsent:
-            plan.whole[identity] = state
-        elif unsent <= table.vector_fields and state.moved_from is None:
-            plan.patches[identity] = state
-        else:
-            plan.reread[identity] = state
-    return plan
+class _Patched(NamedTuple):
+    """A patch, and the row that it came from."""
+
+    patch: Patch
+    table: StreamTable
+    row: Row
 
 
-def _matches(row_filter: RowFilter, state: Changed) -> bool:
-    return row_filter.matches(state.table.values_for_where(state.row))
+def _require_readable(table: StreamTable, lacking: frozenset[int]) -> None:
+    """StopError unless what is lacking may be left out of the payload."""
+    needed = lacking & (table.vector_fields | table.where_fields | set(table.key_fields))
+    if needed:
+        names = ", ".join(table.relation.columns[index] for index in sorted(needed))
+        raise StopError(
+            f"{names} of {table.relation.label} was dropped, or changed its type, since a change "
+            "that is being applied",
+            code="SCHEMA_CHANGED",
+            table=table.relation.label,
+            hint="key, vector and `where` columns must stay; after a change: qdrant-bridge resync",
+        )
+
+
+def _with_inherited(plan: _Plan, point: Point) -> Point:
+    inherited = plan.inherited.get(point.id)
+    return point._replace(vectors={**inherited, **point.vectors}) if inherited else point
 
 
 def _by_layout(states: Iterable[Changed]) -> list[tuple[StreamTable, list[Row]]]:
@@ -289,7 +399,7 @@ def _batches(rows: Sequence[Row]) -> list[list[Row]]:
     size = 0
     for row in rows:
         current.append(row)
-        size += sum(len(field) for field in row if isinstance(field, bytes))
+        size += bytes_of(row)
         if len(current) >= POINTS_A_REQUEST or size >= REQUEST_BYTES:
             batches.append(current)
             current, size = [], 0
@@ -303,7 +413,11 @@ def _points(
 ) -> tuple[list[Point], list[DeadLetter]]:
     converted: list[Sequence[Field]] = []
     letters: list[DeadLetter] = []
+    text = "text" in {table.forms[index] for index in table.vector_fields}
     for row in rows:
+        if not text:
+            converted.append(known(row))
+            continue
         try:
             converted.append(binary_vectors(table, known(row)))
         except Unstorable as flaw:
@@ -318,11 +432,7 @@ def _kept(table: StreamTable, rows: Sequence[Row], letters: Sequence[DeadLetter]
     if not letters:
         return list(rows)
     bad = {letter.key for letter in letters}
-    return [
-        row
-        for row in rows
-        if table.mapping.dead_letter(table.key_texts(row), "", "").key not in bad
-    ]
+    return [row for row in rows if table.letter_key(row) not in bad]
 
 
 def _patch(table: StreamTable, row: Row, point: Point) -> Patch:

@@ -7,51 +7,61 @@ more thing that may or may not be followed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from bridge.collection_spec import CollectionSpec
 from bridge.config_tables import TableSettings
-from bridge.errors import StopError
+from bridge.errors import StopError, Unreachable, UsageError
 from bridge.events import Relation
 from bridge.map_table import map_table
-from bridge.map_vectors import undimensioned_columns
+from bridge.map_vectors import undimensioned_columns, vector_kind
 from bridge.mapping import TableMapping
 from bridge.postgres import catalog, publications, slots
 from bridge.postgres.connection import Connection
-from bridge.postgres.predicate import RowFilter, row_filter
+from bridge.postgres.decode import binary_loader
 from bridge.postgres.timelines import TimelineSwitch, lies_on_history
 from bridge.postgres.walsender import SystemIdentity
 from bridge.qdrant.collections import compare
-from bridge.qdrant.target import CollectionState, Target
-from bridge.schema import Table
+from bridge.qdrant.target import Target
+from bridge.recorded_schema import RecordedSchema
+from bridge.schema import Column, Table
 from bridge.stream_state import StreamState
 from bridge.table_names import parse_table_name
+from bridge.values import ValuePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Followed:
-    """A table of the stream, as it maps now."""
+    """A table of the stream, as it maps now; `copied` is what it was when its copy began."""
 
     name: str
     settings: TableSettings
     mapping: TableMapping
-    row_filter: RowFilter | None
+    copied: RecordedSchema
 
 
 class SourceChecks:
-    """The checks of one session, over a connection that it owns."""
+    """The checks of one session, over a connection that it owns.
+
+    `copied`: the tables as they were when they were copied, by OID. One that is not in it is taken as
+    it is now, by its name.
+    """
 
     def __init__(
-        self, connection: Connection, tables: Mapping[str, TableSettings], target: Target
+        self,
+        connection: Connection,
+        tables: Mapping[str, TableSettings],
+        target: Target,
+        copied: Mapping[int, RecordedSchema] | None = None,
     ) -> None:
         self._connection = connection
         self._target = target
         self._tables: dict[int, _Followed] = {}
         try:
             for name, settings in tables.items():
-                followed = self._follow(name, settings)
-                self._tables[followed.mapping.table.oid] = followed
+                followed = self._follow(name, settings, copied or {})
+                self._tables[followed.copied.oid] = followed
         except BaseException:
             connection.close()
             raise
@@ -73,68 +83,117 @@ class SourceChecks:
         """The table's mapping as it is now."""
         return self._tables[oid].mapping
 
-    def row_filter(self, oid: int) -> RowFilter | None:
-        """The table's `where`."""
-        return self._tables[oid].row_filter
-
     # --- schema --------------------------------------------------------------------------------
 
     def mapping_of(self, relation: Relation) -> TableMapping | None:
         """The mapping for a relation that was just announced; None if it is not one of ours.
 
-        A column that came or went is followed. A key or vector column that changed is not:
-        StopError `SCHEMA_CHANGED`, before the first row of the new shape.
+        Columns that came, went, were renamed or changed their type are followed. A key or vector
+        column that changed is not: StopError `SCHEMA_CHANGED`, before the first row of the new shape.
+        The stream may lag behind the catalog, so the shape is the relation's; the catalog tells the
+        columns' numbers, and so which of them are still the same.
         """
         followed = self._tables.get(relation.oid)
         if followed is None:
             return None
-        before = followed.mapping
-        self._require_dimensions(relation, before)
-        if {column.name for column in before.table.columns} != set(relation.columns):
-            followed = self._follow(followed.name, followed.settings, oid=relation.oid)
-            self._require_same_essence(before, followed.mapping)
-            self._tables[relation.oid] = followed
-        return followed.mapping
+        was_binary = self.binary
+        now = catalog.read_columns(self._connection, relation.oid)
+        announced = self._announced(relation, now, followed.mapping.table)
+        self._require_essence(followed.copied, announced, numbered=False)
+        if now:
+            self._require_essence(followed.copied, now, numbered=True)
+        table = replace(followed.mapping.table, columns=announced)
+        try:
+            mapping = self._map(followed.copied, table, followed.settings)
+        except UsageError as error:
+            raise _schema_changed(followed.copied, error.message) from error
+        if _essence(mapping) != _essence(followed.mapping):
+            raise _schema_changed(followed.copied, "its key or its vectors are others now")
+        self._tables[relation.oid] = replace(followed, mapping=mapping)
+        if was_binary and not self.binary:
+            raise Unreachable(
+                f"{followed.copied.label} has a column now whose type has no binary form here; the "
+                "stream goes on as text"
+            )
+        return mapping
 
-    def _require_dimensions(self, relation: Relation, mapping: TableMapping) -> None:
-        for vector in mapping.vectors:
-            if vector.column not in relation.columns or vector.spec.dimension is None:
+    def _announced(
+        self, relation: Relation, now: Sequence[Column], before: Table
+    ) -> tuple[Column, ...]:
+        """The relation's columns, with the numbers that are known of them."""
+        told = list(zip(relation.columns, relation.type_oids, relation.type_modifiers, strict=True))
+        current = {column.name: column for column in now}
+        earlier = {column.name: column for column in before.columns}
+        columns: list[Column] = []
+        for column in catalog.announced_columns(self._connection, told):
+            if column is None:
+                # Of a type that was dropped since, or that is not to be seen yet.
                 continue
-            declared = relation.type_modifiers[relation.columns.index(vector.column)]
-            if declared > 0 and declared != vector.spec.dimension:
+            alike = [
+                known
+                for known in (current.get(column.name), earlier.get(column.name))
+                if known is not None and known.type == column.type
+            ]
+            if alike:
+                columns.append(alike[0])
+            elif column.name in current or _has_binary_form(column):
+                columns.append(column)
+            # Else it was dropped since, and rows of it cannot be had in this stream's form.
+        return tuple(columns)
+
+    def _require_essence(
+        self, copied: RecordedSchema, columns: Iterable[Column], *, numbered: bool
+    ) -> None:
+        change = copied.essential_change(columns, numbered=numbered)
+        if change is not None:
+            raise _schema_changed(copied, change)
+
+    def _follow(
+        self, name: str, settings: TableSettings, copied: Mapping[int, RecordedSchema]
+    ) -> _Followed:
+        """The table as the catalog has it, mapped as it was when it was copied."""
+        parsed = parse_table_name(name)
+        known = next((one for one in copied.values() if one.is_called(*parsed)), None)
+        if known is None:
+            table = catalog.read_table(self._connection, *parsed)
+            mapping = map_table(table, settings, self._dimensions(table, settings))
+            known = RecordedSchema.of(mapping)
+            return _Followed(name=name, settings=settings, mapping=mapping, copied=known)
+        found = catalog.read_table_by_oid(self._connection, known.oid)
+        if found is None:
+            raise _schema_changed(known, "the table was dropped")
+        self._require_essence(known, found.columns, numbered=True)
+        if not settings.key and found.primary_key not in ((), known.key):
+            raise _schema_changed(known, f"the key is ({', '.join(found.primary_key)}) now")
+        # It keeps its name: dead letters and counts are kept by it.
+        table = replace(found, schema=known.schema, name=known.name)
+        mapping = self._map(known, table, settings)
+        return _Followed(name=name, settings=settings, mapping=mapping, copied=known)
+
+    def _map(self, copied: RecordedSchema, table: Table, settings: TableSettings) -> TableMapping:
+        table = copied.table_for(table)
+        for name in settings.where:
+            if name in copied.columns and name not in {c.name for c in table.columns}:
                 raise _schema_changed(
-                    mapping,
-                    f"column {vector.column} has {declared} dimensions now; the collection "
-                    f"{mapping.collection.name} has {vector.spec.dimension}",
+                    copied, f"the column {name} of `where` was dropped or renamed"
                 )
+        chosen = copied.settings_for(table, settings)
+        return map_table(table, chosen, self._dimensions(table, chosen))
 
-    def _require_same_essence(self, before: TableMapping, after: TableMapping) -> None:
-        if before.key_columns != after.key_columns:
-            raise _schema_changed(
-                before,
-                f"the key was ({', '.join(before.key_columns)}) and is "
-                f"({', '.join(after.key_columns)})",
-            )
-        differences = compare(after.collection, _as_state(self._target, before.collection))
-        if differences:
-            raise _schema_changed(before, "; ".join(differences))
+    def look_again(self, label: str) -> tuple[TableMapping, TableSettings] | None:
+        """The table as the catalog has it now, for whoever reads its rows; None if it is not ours.
 
-    def _follow(self, name: str, settings: TableSettings, *, oid: int | None = None) -> _Followed:
-        table = catalog.read_table(self._connection, *parse_table_name(name))
-        if oid is not None and table.oid != oid:
-            raise StopError(
-                f"the table {name} was dropped and made again",
-                code="SCHEMA_CHANGED",
-                table=table.label,
-                hint="run qdrant-bridge resync for it",
-            )
-        mapping = map_table(table, settings, self._dimensions(table, settings))
-        return _Followed(
-            name=name,
-            settings=settings,
-            mapping=mapping,
-            row_filter=row_filter(table, settings.where),
-        )
+        StopError `SCHEMA_CHANGED` if its rows would not fit any more. The stream is not affected.
+        """
+        for oid, followed in list(self._tables.items()):
+            if label in (followed.name, followed.mapping.table.label):
+                now = catalog.read_table_by_oid(self._connection, oid)
+                if now is None:
+                    raise _schema_changed(followed.copied, "the table was dropped")
+                self._require_essence(followed.copied, now.columns, numbered=True)
+                mapping = self._map(followed.copied, now, followed.settings)
+                return mapping, followed.settings
+        return None
 
     def _dimensions(self, table: Table, settings: TableSettings) -> dict[str, int]:
         """Of columns that declare none: what the collection has."""
@@ -234,23 +293,28 @@ class SourceChecks:
             )
 
 
-def _as_state(target: Target, spec: CollectionSpec) -> CollectionState:
-    state = target.collection(spec.name)
-    if state is None:
-        raise StopError(
-            f"the collection {spec.name} is gone",
-            code="TARGET_CHANGED",
-            hint="run qdrant-bridge resync --all",
-        )
-    return state
+def _essence(mapping: TableMapping) -> tuple[object, ...]:
+    """What may not change of a mapping while its collection stays."""
+    vectors = {
+        vector.column: (vector.kind, vector.spec.name, vector.spec.shape, vector.spec.dimension)
+        for vector in mapping.vectors
+    }
+    return mapping.key_columns, vectors
 
 
-def _schema_changed(mapping: TableMapping, what: str) -> StopError:
+def _has_binary_form(column: Column) -> bool:
+    return vector_kind(column) is not None or (
+        binary_loader(column.type, ValuePolicy()) is not None
+    )
+
+
+def _schema_changed(copied: RecordedSchema, what: str) -> StopError:
     return StopError(
-        f"{mapping.table.label}: {what}",
+        f"{copied.label}: {what}",
         code="SCHEMA_CHANGED",
-        table=mapping.table.label,
-        hint="change it back, or copy the table into a new collection and resync",
+        table=copied.label,
+        hint="change it back, or give the table another `collection` and copy everything again with "
+        "qdrant-bridge resync --all",
     )
 
 

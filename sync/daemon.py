@@ -18,6 +18,7 @@ Outages are waited for without end; what would lose or damage data stops (exit 3
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from bridge import recorded_schema
 from bridge.config_tables import TableSettings
 from bridge.errors import BridgeError, StopError, Unreachable
 from bridge.failpoints import failpoint
@@ -42,15 +44,23 @@ from sync.checks import SourceChecks
 from sync.framing import Keepalive, XLogData
 from sync.pgoutput import Decoder
 from sync.replication import ReplicationConnection
+from sync.requests import RequestRunner
+from sync.resync import clear_except
 from sync.source import RereadSource
+from sync.window import TableWindow
 from sync.windows import Limits, Window, WindowBuilder
 
 T = TypeVar("T")
 
 DRAIN_SECONDS = 30.0
 CHECK_SECONDS = 60.0
+SILENCE_SECONDS = 20.0
+"""A server that does not answer for so long is given up, so that a black hole in the network is
+noticed and left within half a minute."""
 IDLE_SAVE_SECONDS = 1.0
+IDLE_LOOK_SECONDS = 0.05
 DEAD_LETTER_LIMIT = 1000
+_OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +75,16 @@ class DaemonOptions:
 
 
 Log = Callable[..., None]
+
+
+def tune_collector() -> None:
+    """For a process that runs a daemon and little else.
+
+    Changes become many small objects, none of them in a cycle: with the usual threshold the collector
+    takes a fifth of the time looking through what is alive.
+    """
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
 
 class Stopping(Unreachable):
@@ -94,6 +114,11 @@ class Daemon:
         self._give_up_at: float | None = None
         self._applying: asyncio.Future[Any] | None = None
         self._letters: set[str] = set()
+        # For whoever watches, from other threads: whether a session streams, windows applied, when
+        # (by `time.monotonic`) a checkpoint was stored last.
+        self.connected = False
+        self.windows = 0
+        self.saved_at: float | None = None
         self.state = self._load()
 
     def _load(self) -> StreamState:
@@ -131,7 +156,10 @@ class Daemon:
         except StopError as error:
             await self._note_stop(error)
             raise
-        await self._save(replace(self.state, stop=None))
+        try:
+            await self._save(replace(self.state, phase="stopped", stop=None))
+        except Unreachable as error:
+            self._log("stop_not_recorded", reason=error.message)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -162,7 +190,9 @@ class Daemon:
         checks = await asyncio.to_thread(self._open_checks)
         try:
             async with await ReplicationConnection.connect(
-                options.postgres_url, allow_plaintext=options.allow_plaintext
+                options.postgres_url,
+                allow_plaintext=options.allow_plaintext,
+                silence_seconds=SILENCE_SECONDS,
             ) as stream:
                 identity = await stream.identify_system()
                 history: tuple[TimelineSwitch, ...] = ()
@@ -179,8 +209,10 @@ class Daemon:
                 caught_up = max(identity.flush_lsn, self.state.checkpoint)
                 await self._save(replace(self.state, phase="catching_up", stop=None))
                 self._log("connected", checkpoint=str(self.state.checkpoint), binary=checks.binary)
+                self.connected = True
                 await self._stream(stream, checks, caught_up)
         finally:
+            self.connected = False
             await asyncio.to_thread(checks.close)
 
     def _open_checks(self) -> SourceChecks:
@@ -191,6 +223,7 @@ class Daemon:
             ),
             self._settings,
             self._target,
+            recorded_schema.load(self._store),
         )
 
     async def _stream(
@@ -202,7 +235,8 @@ class Daemon:
             allow_plaintext=self._options.allow_plaintext,
             wait=self._blocking_wait,
         )
-        session = _Session(self, stream, checks, source, windows, caught_up)
+        requests = self.requests(checks, source)
+        session = _Session(self, stream, checks, source, windows, caught_up, requests)
         try:
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(session.read(), name="reader")
@@ -212,6 +246,10 @@ class Daemon:
         except* BridgeError as errors:
             raise _worst(errors) from None
         finally:
+            if self._applying is not None:
+                # It uses the connections that are closed now.
+                await asyncio.wait([self._applying])
+            await asyncio.to_thread(requests.close)
             await asyncio.to_thread(source.close)
 
     def _blocking_wait(self, seconds: float) -> None:
@@ -223,17 +261,15 @@ class Daemon:
     # --- windows -------------------------------------------------------------------------------
 
     def apply_window(
-        self, window: Window, checks: SourceChecks, source: RereadSource
+        self,
+        window: Window,
+        checks: SourceChecks,
+        source: RereadSource,
+        requests: RequestRunner,
     ) -> tuple[StreamState, list[DeadLetter]]:
         """Write a window; the state after it and its dead letters. In the writing thread."""
-        retry = Retry(sleep=self._blocking_wait, on_wait=self._tell_waiting)
-        applier = Applier(
-            self._target,
-            source,
-            retry=retry,
-            ordering=self._options.write_ordering,
-            refused_limit=self._options.dead_letter_limit,
-        )
+        retry = self._retry
+        applier = self._applier(source)
         position = str(window.checkpoint or self.state.checkpoint)
         counts = dict(self.state.tables)
         letters: list[DeadLetter] = []
@@ -242,11 +278,18 @@ class Daemon:
             collection = mapping.collection.name
             owner = retry.call(partial(self._store.get, "owner", collection)) or {}
             checks.require_owned(mapping, int(owner.get("found_points", 0)))
+            kept = requests.outliving(oid, window.truncating_xid)
+            if kept:
+                retry.call(partial(clear_except, self._target, collection, kept))
+                continue
             retry.call(partial(self._target.clear, collection))
+            label = mapping.table.label
+            self._forget_letters(retry, {f"{label}/{key}" for key in self._set_aside(label)})
         for oid, changes in window.tables.items():
             mapping = checks.mapping(oid)
-            applied = applier.apply(changes, checks.row_filter(oid), position)
             label = mapping.table.label
+            changes = requests.merged(oid, changes)
+            applied = applier.apply(changes, position, self._set_aside(label))
             counts[label] = counts.get(label, TableCounts()).plus(
                 upserts=applied.upserts, patches=applied.patches, deletes=applied.deletes
             )
@@ -261,6 +304,45 @@ class Daemon:
             )
         return state, letters
 
+    @property
+    def _retry(self) -> Retry:
+        """How whatever the writing thread asks of the target is tried again: for ever."""
+        return Retry(sleep=self._blocking_wait, on_wait=self._tell_waiting)
+
+    def _applier(self, source: RereadSource) -> Applier:
+        return Applier(
+            self._target,
+            source,
+            retry=self._retry,
+            ordering=self._options.write_ordering,
+            refused_limit=self._options.dead_letter_limit,
+        )
+
+    def requests(self, checks: SourceChecks, source: RereadSource) -> RequestRunner:
+        """What other commands ask for, during one session."""
+        retry = self._retry
+
+        def write(changes: TableWindow, label: str, position: str) -> Applied:
+            applied = self._applier(source).apply(changes, position)
+            self._settle_letters(retry, label, applied)
+            self._target.flush()
+            return applied
+
+        def forget(label: str, keys: Sequence[str]) -> None:
+            self._forget_letters(retry, {f"{label}/{key}" for key in keys})
+
+        return RequestRunner(
+            postgres_url=self._options.postgres_url,
+            allow_plaintext=self._options.allow_plaintext,
+            target=self._target,
+            store=self._store,
+            checks=checks,
+            retry=retry,
+            write=write,
+            forget=forget,
+            tell=self._log,
+        )
+
     def _settle_letters(self, retry: Retry, label: str, applied: Applied) -> None:
         """Store new dead letters; forget those whose row has been written since."""
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -270,16 +352,25 @@ class Daemon:
             retry.call(partial(self._store.put, "dead_letter", name, record))
             self._letters.add(name)
         if self._letters:
-            superseded = {f"{label}/{key}" for key in applied.written} & self._letters
-            if superseded:
-                retry.call(lambda: self._store.remove("dead_letter", sorted(superseded)))
-                self._letters -= superseded
+            self._forget_letters(retry, {f"{label}/{key}" for key in applied.settled})
         if len(self._letters) > self._options.dead_letter_limit:
             raise StopError(
                 f"more than {self._options.dead_letter_limit} rows are set aside",
                 code="DEAD_LETTERS",
                 hint="see why with qdrant-bridge dead-letters list",
             )
+
+    def _set_aside(self, label: str) -> set[str]:
+        """The keys of a table's rows that are dead letters."""
+        prefix = f"{label}/"
+        return {name.removeprefix(prefix) for name in self._letters if name.startswith(prefix)}
+
+    def _forget_letters(self, retry: Retry, names: set[str]) -> None:
+        """Dead letters whose row is stored or gone now."""
+        superseded = sorted(names & self._letters)
+        if superseded:
+            retry.call(lambda: self._store.remove("dead_letter", superseded))
+            self._letters -= set(superseded)
 
     def _tell_waiting(self, error: BridgeError, seconds: float) -> None:
         self._log("waiting", reason=error.message, seconds=round(seconds, 2))
@@ -297,6 +388,11 @@ class Daemon:
     def tell(self, event: str, **fields: object) -> None:
         """Log an event by its constant name."""
         self._log(event, **fields)
+
+    @property
+    def dead_letters(self) -> int:
+        """Rows that are set aside."""
+        return len(self._letters)
 
     @property
     def stopping(self) -> asyncio.Event:
@@ -319,13 +415,16 @@ class Daemon:
         failpoint("sync.before_checkpoint")
         if state.phase == "catching_up" and state.checkpoint >= caught_up:
             state = replace(state, phase="streaming")
-            self._log("streaming", checkpoint=str(state.checkpoint))
         record = state.to_record()
         retry = Retry(sleep=self._blocking_wait, on_wait=self._tell_waiting)
         await self.in_thread(
             lambda: retry.call(lambda: self._store.put("stream", RECORD_NAME, record))
         )
+        caught_up_now = state.phase == "streaming" != self.state.phase
         self.state = state
+        self.saved_at = time.monotonic()
+        if caught_up_now:
+            self._log("streaming", checkpoint=str(state.checkpoint))
         failpoint("sync.after_checkpoint")
         lsn = state.checkpoint
         stream.send_feedback(written=lsn, flushed=lsn, applied=lsn)
@@ -343,6 +442,7 @@ class _Session:
         source: RereadSource,
         windows: asyncio.Queue[Window | None],
         caught_up: Lsn,
+        requests: RequestRunner,
     ) -> None:
         self._daemon = daemon
         self._stream = stream
@@ -350,29 +450,31 @@ class _Session:
         self._source = source
         self._windows = windows
         self._caught_up = caught_up
+        self._requests = requests
+        self._builder = daemon.builder(checks)
         self._busy = False
         self._saved_idle_at = float("-inf")
+        self._keepalive: Keepalive | None = None
 
     async def read(self) -> None:
         """Frames into windows, until `stop`; then what has been collected, and None."""
         decoder = Decoder()
-        builder = self._daemon.builder(self._checks)
+        builder = self._builder
         while not self._daemon.stopping.is_set():
             frames = await self._next_frames(builder)
-            latest: Lsn | None = None
             for frame in frames:
                 if isinstance(frame, XLogData):
                     failpoint("sync.decode")
                     builder.add(decoder.decode(frame.payload, frame.start))
                 elif isinstance(frame, Keepalive):
-                    latest = frame.end_lsn
+                    self._keepalive = frame
             for window in builder.take():
                 await self._windows.put(window)
             if builder.due_in() == 0.0:
                 for window in builder.flush():
                     await self._windows.put(window)
-            if latest is not None and builder.idle:
-                await self._idle(latest)
+            if self._keepalive is not None and builder.idle:
+                await self._idle(self._keepalive)
         # Half a transaction is written as well: it only lacks its checkpoint.
         for window in builder.flush():
             await self._windows.put(window)
@@ -385,7 +487,7 @@ class _Session:
         try:
             await asyncio.wait(
                 {reading, stopping},
-                timeout=builder.due_in(),
+                timeout=self._patience(builder),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             return reading.result() if reading.done() else []
@@ -394,38 +496,84 @@ class _Session:
             if not reading.done():
                 reading.cancel()
 
-    async def _idle(self, latest: Lsn) -> None:
+    def _patience(self, builder: WindowBuilder) -> float | None:
+        """Seconds until something is to be done though nothing arrives; None if there is nothing."""
+        due = builder.due_in()
+        if self._keepalive is None:
+            return due
+        next_look = self._saved_idle_at + IDLE_SAVE_SECONDS - time.monotonic()
+        idle = max(IDLE_LOOK_SECONDS, next_look)
+        return idle if due is None else min(due, idle)
+
+    async def _idle(self, keepalive: Keepalive) -> None:
         """Nothing is pending: the server's position becomes the checkpoint, so it may drop its log."""
-        daemon = self._daemon
+        daemon, latest = self._daemon, keepalive.end_lsn
         now = time.monotonic()
         reached = latest >= self._caught_up and daemon.state.phase == "catching_up"
+        awaited = self._requests.awaited
+        reached = reached or (awaited is not None and daemon.state.checkpoint < awaited <= latest)
         due = now - self._saved_idle_at >= IDLE_SAVE_SECONDS
         if self._busy or not self._windows.empty():
             return
+        if latest <= daemon.state.checkpoint:
+            self._keepalive = None
         if reached or (due and latest > daemon.state.checkpoint):
-            self._saved_idle_at = now
+            self._saved_idle_at, self._keepalive = now, None
             state = daemon.state
-            if latest > state.checkpoint:
-                state = state.at(latest)
-            await daemon.finish(self._stream, state, self._caught_up)
+            if latest >= state.checkpoint:
+                at = keepalive.sent_microseconds
+                state = state.at(latest, commit_time_microseconds=at)
+            self._busy = True
+            try:
+                await daemon.finish(self._stream, state, self._caught_up)
+            finally:
+                self._busy = False
 
     async def write(self, reader: asyncio.Task[None]) -> None:
         """Apply windows one after the other, until None."""
         daemon = self._daemon
         while True:
-            window = await self._windows.get()
+            window = await self._next_window()
             if window is None:
                 return
             self._busy = True
             try:
                 state, letters = await daemon.in_thread(
-                    partial(daemon.apply_window, window, self._checks, self._source)
+                    partial(daemon.apply_window, window, self._checks, self._source, self._requests)
                 )
                 for letter in letters:
                     daemon.tell("dead_letter", table=letter.table, reason=letter.reason)
                 await daemon.finish(self._stream, state, self._caught_up)
+                daemon.windows += 1
             finally:
                 self._busy = False
+
+    async def _next_window(self) -> Window | None:
+        """The next window; what other commands ask for is done one step before each, and meanwhile."""
+        while True:
+            due = self._requests.due_in()
+            if due == 0.0 and not self._busy and not self._daemon.stopping.is_set():
+                await self._work()
+                due = self._requests.due_in()
+            if not self._windows.empty():
+                return self._windows.get_nowait()
+            try:
+                # Never 0: the reader must have its turn.
+                return await asyncio.wait_for(self._windows.get(), max(due, 0.001))
+            except TimeoutError:
+                continue
+
+    async def _work(self) -> None:
+        """A step of a request, in the writing thread, between two windows."""
+        self._busy = True
+        try:
+            position = self._daemon.state.checkpoint
+            await self._daemon.in_thread(partial(self._requests.work, position))
+        finally:
+            self._busy = False
+        # The reader's look may have found the thread busy every time.
+        if self._keepalive is not None and self._builder.idle:
+            await self._idle(self._keepalive)
 
     async def check_every(self, seconds: float) -> None:
         """Look at slot, publication, schema and target while streaming."""

@@ -10,23 +10,26 @@ read again and written once, and its requests may run at once.
     Delete            the point goes
     Truncate          a barrier: it ends the window before it and is alone in its own
 
-What is left unsent after that is in `Changed.row` as UNCHANGED, and `sync/resolve.py` decides what
-becomes of it.
+What is left unsent after that is in `Changed.row` as UNCHANGED, and `apply.py` decides what becomes of
+it. All rows of a window have one shape: `windows.py` ends a window where a table's columns or their
+forms change, so a value is never taken over into a column that only has the old one's name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bridge.errors import StopError
-from bridge.events import UNCHANGED, Delete, Insert, StreamField, TupleData, Update
+from bridge.errors import StopError, Unstorable
+from bridge.events import UNCHANGED, Delete, Insert, TupleData, Update
 from bridge.point_ids import PointId
 from sync.tables import Row, StreamTable
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The last state of a row. `xid` is its transaction's; `moved_from` the point it was before."""
+    """The last state of a row. `xid` is its transaction's; `moved_from` the point that it was when the
+    window began, if its key changed since. It may be the same one again: after a crash another row
+    may have been written there in between, so that point's vectors are not to be relied on."""
 
     table: StreamTable
     row: Row
@@ -36,9 +39,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The row is not there any more."""
+    """The row is not there any more. `key`: as dead letters name it. `xid` is its transaction's."""
 
     table: StreamTable
+    key: str
+    xid: int
 
 
 State = Changed | Gone
@@ -46,9 +51,13 @@ State = Changed | Gone
 
 @dataclass(slots=True)
 class TableWindow:
-    """The changes of one table, coalesced. Counts are of changes as they came."""
+    """The changes of one table, coalesced. Counts are of changes as they came.
+
+    `flaws`: why rows have no id (a NULL in their key), which makes them dead letters.
+    """
 
     states: dict[PointId, State] = field(default_factory=dict)
+    flaws: list[tuple[StreamTable, str]] = field(default_factory=list)
     inserts: int = 0
     updates: int = 0
     deletes: int = 0
@@ -56,49 +65,50 @@ class TableWindow:
     def insert(self, table: StreamTable, event: Insert, xid: int) -> None:
         """A new row."""
         self.inserts += 1
-        row = event.row.values
-        self.states[table.id_of(row)] = Changed(table, row, xid)
+        self._put(table, event.row.values, xid)
 
     def update(self, table: StreamTable, event: Update, xid: int) -> None:
         """A changed row, perhaps under another key."""
         self.updates += 1
         row = event.row.values
-        if event.old is not None and not event.old_is_key:
-            row = _filled(row, event.old.values)
-        before = _old_id(table, row, event.old)
-        if before is None:
-            row = self._with_earlier(table, table.id_of(row), row)
-            identity = table.id_of(row)
-            earlier = self.states.get(identity)
-            moved = earlier.moved_from if isinstance(earlier, Changed) else None
-            self.states[identity] = Changed(table, row, xid, moved)
-            return
-        earlier = self.states.get(before)
-        row = self._with_earlier(table, before, row)
-        identity = table.id_of(row)
-        origin = earlier.moved_from if isinstance(earlier, Changed) else None
-        self.states[before] = Gone(table)
-        self.states[identity] = Changed(table, row, xid, before if origin is None else origin)
+        before: PointId | None = None
+        if event.old is not None:
+            old = event.old.values
+            row = _filled(row, _trusted(table, old) if event.old_is_key else old)
+            before = table.id_of(old) if table.has_key(old) else None
+        identity = table.id_of(row) if table.has_key(row) else None
+        origin = identity if before is None else before
+        earlier = None if origin is None else self.states.get(origin)
+        moved: PointId | None = None
+        if isinstance(earlier, Changed):
+            row, moved = _filled(row, earlier.row), earlier.moved_from
+        if before is not None and before != identity:
+            assert event.old is not None  # noqa: S101 - `before` came from it
+            self.states[before] = Gone(table, table.letter_key(event.old.values), xid)
+            moved = before if moved is None else moved
+        self._put(table, row, xid, moved)
 
-    def delete(self, table: StreamTable, event: Delete) -> None:
+    def delete(self, table: StreamTable, event: Delete, xid: int) -> None:
         """A row that is gone."""
         self.deletes += 1
         row = event.old.values
-        if not table.has_key(row):
-            raise StopError(
-                f"a deleted row of {table.relation.label} came without its key",
-                code="REPLICA_IDENTITY",
-                table=table.relation.label,
-                hint="the replica identity must cover the key: "
-                f"ALTER TABLE {table.relation.label} REPLICA IDENTITY DEFAULT",
-            )
-        self.states[table.id_of(row)] = Gone(table)
+        if table.has_key(row):
+            self.states[table.id_of(row)] = Gone(table, table.letter_key(row), xid)
+        elif event.old_is_key:
+            raise _without_key(table, "a deleted row")
+        # Else the row's key was NULL: there never was a point.
 
-    def _with_earlier(self, table: StreamTable, identity: PointId, row: Row) -> Row:
-        earlier = self.states.get(identity)
-        if isinstance(earlier, Changed) and earlier.table is table:
-            return _filled(row, earlier.row)
-        return row
+    def _put(
+        self, table: StreamTable, row: Row, xid: int, moved_from: PointId | None = None
+    ) -> None:
+        if table.lacks_key(row):
+            raise _without_key(table, "a changed row")
+        try:
+            identity = table.id_of(row)
+        except Unstorable as flaw:
+            self.flaws.append((table, flaw.message))
+            return
+        self.states[identity] = Changed(table, row, xid, moved_from)
 
 
 def _filled(row: Row, earlier: Row) -> Row:
@@ -108,20 +118,33 @@ def _filled(row: Row, earlier: Row) -> Row:
     return tuple(old if new is UNCHANGED else new for new, old in zip(row, earlier, strict=True))
 
 
-def _old_id(table: StreamTable, row: Row, old: TupleData | None) -> PointId | None:
-    """The id under which the row was before, if it was another one."""
-    if old is None or not table.has_key(old.values):
-        return None
-    before = table.id_of(old.values)
-    if not table.has_key(row):
-        return None
-    return None if before == table.id_of(row) else before
+def _trusted(table: StreamTable, old: Row) -> Row:
+    """An old key without the columns that are no part of it: they are NULL, whatever they were."""
+    return tuple(
+        value if is_key else UNCHANGED
+        for value, is_key in zip(old, table.relation.key, strict=True)
+    )
 
 
-def size_of(row: TupleData) -> int:
-    """About what a row holds in memory, in bytes."""
-    return 200 + sum(_length(value) for value in row.values)
+def _without_key(table: StreamTable, what: str) -> StopError:
+    return StopError(
+        f"{what} of {table.relation.label} came without its key",
+        code="REPLICA_IDENTITY",
+        table=table.relation.label,
+        hint="the replica identity must cover the key: "
+        f"ALTER TABLE {table.relation.label} REPLICA IDENTITY DEFAULT",
+    )
 
 
-def _length(value: StreamField) -> int:
-    return len(value) if isinstance(value, bytes) else 0
+def size_of(*rows: TupleData | None) -> int:
+    """About what a change's rows hold in memory, in bytes."""
+    return 200 + sum(bytes_of(row.values) for row in rows if row is not None)
+
+
+def bytes_of(row: Row) -> int:
+    """The bytes of the values that were sent."""
+    size = 0
+    for value in row:
+        if isinstance(value, bytes):
+            size += len(value)
+    return size

@@ -1,8 +1,10 @@
 """Events of one connection -> windows, each ready to be applied. Pure; the clock is given.
 
 A window closes when it holds enough operations or bytes, or is old enough; before a truncate and after
-it; and where a table's columns change. It may close in the middle of a transaction: its rows are
-written then, but its checkpoint is the end of the last transaction that it holds whole, if any.
+it; and where a table of ours is announced again. That it then looks the same says nothing: a column may
+have been dropped and another one of that name added, whose values must not mix. A window may close in
+the middle of a transaction: its rows are written then, but its checkpoint is the end of the last
+transaction that it holds whole, if any.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Limits:
 
 @dataclass(slots=True)
 class Window:
-    """What is applied at once. `truncated`: tables to be emptied, and then nothing else is in it.
+    """What is applied at once. `truncated`: tables to be emptied by transaction `truncating_xid`, and
+    then nothing else is in it.
 
     `checkpoint` is None if no transaction ends in it.
     """
@@ -37,6 +40,7 @@ class Window:
     opened_at: float
     tables: dict[int, TableWindow] = field(default_factory=dict)
     truncated: tuple[int, ...] = ()
+    truncating_xid: int = 0
     checkpoint: Lsn | None = None
     commit_time_microseconds: int = 0
     operations: int = 0
@@ -81,6 +85,7 @@ class WindowBuilder:
             self._xid, self.in_transaction = event.xid, True
         elif isinstance(event, Commit):
             self.in_transaction = False
+            self._open()
             self._window.checkpoint = event.end_lsn
             self._window.commit_time_microseconds = event.commit_time_microseconds
         elif isinstance(event, Relation):
@@ -116,21 +121,27 @@ class WindowBuilder:
         window, limits = self._window, self._limits
         return window.operations >= limits.operations or window.size_bytes >= limits.size_bytes
 
+    def _open(self) -> None:
+        """Something comes into the window: its time begins if it is the first."""
+        if self._window.empty:
+            self._window.opened_at = self._clock()
+
     def _close(self) -> None:
         self._closed.append(self._window)
         self._window = Window(self._clock())
 
     def _announce(self, relation: Relation) -> None:
         known = self._tables.get(relation.oid)
-        if known is not None and known.relation == relation:
-            return
+        if relation.oid in self._window.tables:
+            self._close()
         mapping = self._mapping_of(relation)
-        if known is not None and not self._window.empty:
-            self._close()  # rows of both shapes do not mix in a window
+        if mapping is None:
+            self._tables[relation.oid] = None
+            return
         forms = [self._form] * len(relation.columns)
-        self._tables[relation.oid] = (
-            None if mapping is None else StreamTable(mapping, relation, forms)
-        )
+        if known is not None and known.relation == relation:
+            forms = list(known.forms)
+        self._tables[relation.oid] = StreamTable(mapping, relation, forms)
 
     def _change(self, event: Insert | Update | Delete) -> None:
         oid = event.relation.oid
@@ -143,19 +154,22 @@ class WindowBuilder:
         if table is None:
             return
         row = event.old if isinstance(event, Delete) else event.row
-        if not table.agrees(row):
-            table = self._tables[oid] = table.in_forms_of(row)
-        if self._window.empty:
-            self._window.opened_at = self._clock()
+        old = event.old if isinstance(event, Update) else None
+        for sent in (row, old):
+            if sent is not None and not table.agrees(sent):
+                if oid in self._window.tables:
+                    self._close()  # what is taken over from earlier rows must have one form
+                table = self._tables[oid] = table.in_forms_of(sent)
+        self._open()
         changes = self._window.tables.setdefault(oid, TableWindow())
         if isinstance(event, Insert):
             changes.insert(table, event, self._xid)
         elif isinstance(event, Update):
             changes.update(table, event, self._xid)
         else:
-            changes.delete(table, event)
+            changes.delete(table, event, self._xid)
         self._window.operations += 1
-        self._window.size_bytes += size_of(row)
+        self._window.size_bytes += size_of(row, old)
 
     def _truncate(self, event: Truncate) -> None:
         oids = tuple(r.oid for r in event.relations if self._tables.get(r.oid) is not None)
@@ -163,7 +177,9 @@ class WindowBuilder:
             return
         if not self._window.empty:
             self._close()
+        self._open()
         self._window.truncated = oids
+        self._window.truncating_xid = self._xid
         self._window.operations += 1
         self._close()
 

@@ -53,6 +53,40 @@ def read_table(connection: Connection, schema: str | None, name: str) -> Table:
         return _table(connection, row[0])
 
 
+def read_table_by_oid(connection: Connection, oid: int) -> Table | None:
+    """The relation with that OID, whatever it is called by now; None if it was dropped."""
+    with translated(connection=connection):
+        if connection.execute(_RELATION, (oid,)).fetchone() is None:
+            return None
+        return _table(connection, oid)
+
+
+def read_columns(connection: Connection, oid: int) -> tuple[Column, ...]:
+    """The relation's columns by number; none if it was dropped."""
+    with translated(connection=connection):
+        return _columns(connection, oid)
+
+
+def announced_columns(
+    connection: Connection, announced: Sequence[tuple[str, int, int]]
+) -> tuple[Column | None, ...]:
+    """Columns as a stream announces them: (name, type OID, atttypmod). Their number is 0, since only
+    the catalog knows it; None for a type that does not exist, not yet or not any more."""
+    with translated(connection=connection):
+        types = _types(connection, {oid for _name, oid, _modifier in announced})
+        declared = connection.execute(
+            "SELECT pg_catalog.format_type(t, m) FROM ROWS FROM ("
+            " pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::int[])) AS a(t, m)",
+            ([oid for _, oid, _ in announced], [modifier for _, _, modifier in announced]),
+        ).fetchall()
+    return tuple(
+        Column(name=name, number=0, type=_resolve(types, oid, modifier), declared=text)
+        if oid in types
+        else None
+        for (name, oid, modifier), (text,) in zip(announced, declared, strict=True)
+    )
+
+
 def list_tables(connection: Connection) -> tuple[Table, ...]:
     """The tables (partitions under their root) that `init` proposes, by schema and name.
 

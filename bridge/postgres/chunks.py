@@ -121,6 +121,11 @@ def range_condition(table: Table, key: Sequence[str], bounds: KeyRange) -> sql.C
     return sql.SQL(" AND ").join(parts) if parts else sql.Composed([sql.SQL("TRUE")])
 
 
+def from_condition(table: Table, key: Sequence[str], bound: Sequence[str]) -> sql.Composed:
+    """The SQL condition of all keys from `bound` on, itself included."""
+    return _beyond(table, key, bound, ">=")
+
+
 def _beyond(table: Table, key: Sequence[str], bound: Sequence[str], operator: str) -> sql.Composed:
     """`key operator bound`, in the order of the types' default operator classes."""
     columns = [_operand(table, name) for name in key]

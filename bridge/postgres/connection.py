@@ -175,7 +175,7 @@ def translate(
     """One of our errors for an error of a statement; what is unknown becomes a StopError."""
     state = error.sqlstate or ""
     message = _message(error)
-    if not state and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+    if not state and _is_of_the_connection(error):
         result: BridgeError = Unreachable(f"the connection to Postgres was lost: {message}")
     elif state[:2] in _RETRY or state in _RETRY:
         result = Unreachable(message)
@@ -216,12 +216,20 @@ _HINTS: Mapping[str, str] = {
 _TELLABLE = frozenset({"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57"})
 
 
+def _is_of_the_connection(error: psycopg.Error) -> bool:
+    """Whether an error without a SQLSTATE, so not the server's, tells that the connection is gone.
+
+    libpq's own errors come as results too, of which psycopg makes a plain DatabaseError.
+    """
+    kinds = (psycopg.OperationalError, psycopg.InterfaceError)
+    return isinstance(error, kinds) or type(error) is psycopg.DatabaseError
+
+
 def _message(error: psycopg.Error) -> str:
     """What may be said of an error: the server's own words where they hold no row's values."""
     state = error.sqlstate
     if state is None:
-        told = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-        words = str(error).strip().splitlines() if told else []
+        words = str(error).strip().splitlines() if _is_of_the_connection(error) else []
         return words[0] if words else type(error).__name__
     primary = error.diag.message_primary
     words_or_name = primary if primary and state[:2] in _TELLABLE else type(error).__name__

@@ -87,7 +87,7 @@ class EmbeddedPostgres:
         self.version: Version = version
         self.settings = dict(settings or {})
         self.hba = tuple(hba)
-        self._disposable = False
+        self._disposable = self._left = False
         self._starter: int | None = None
 
     @classmethod
@@ -181,6 +181,11 @@ class EmbeddedPostgres:
         if result.returncode != 0 and self.pid is not None:
             raise _failed("the embedded Postgres did not stop", result.stderr, self.log_path)
 
+    def leave(self) -> None:
+        """Let it run on when the context and this process end."""
+        atexit.unregister(self._stop_at_exit)
+        self._left = True
+
     def _stop_half_started(self) -> None:
         """Ctrl-C ends `pg_ctl`, not the server that it has begun; its pid file may be yet to come."""
         deadline = time.monotonic() + HALF_STARTED_SECONDS
@@ -210,7 +215,7 @@ class EmbeddedPostgres:
     ) -> None:
         if self._disposable:
             self.remove()
-        else:
+        elif not self._left:
             self.stop()
 
     def _stop_at_exit(self) -> None:

@@ -20,7 +20,7 @@ from bridge.postgres.connection import Connection, translated
 
 TABLE = "packages"
 DIMENSION = 384
-_COLUMNS = {
+COLUMNS = {
     "id": "bigint PRIMARY KEY",
     "package": "text NOT NULL UNIQUE",
     "source": "text",
@@ -62,7 +62,7 @@ def load(connection: Connection, directory: Path) -> int:
     """Create the table with its indexes and fill it; the number of rows."""
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(declared))
-        for name, declared in _COLUMNS.items()
+        for name, declared in COLUMNS.items()
     )
     count = 0
     with translated(table=TABLE, connection=connection):
@@ -71,7 +71,7 @@ def load(connection: Connection, directory: Path) -> int:
         statement = sql.SQL("COPY {} FROM STDIN").format(sql.Identifier(TABLE))
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
             for row in read_rows(directory):
-                copy.write_row([_field(name, row[name]) for name in _COLUMNS])
+                copy.write_row([_field(name, row[name]) for name in COLUMNS])
                 count += 1
         connection.execute("CREATE INDEX ON packages (section)")
         connection.execute("CREATE INDEX ON packages USING hnsw (embedding vector_cosine_ops)")

@@ -65,6 +65,24 @@ def copy_statement(
     return _copy(table, selection, range_condition(table, key, bounds), where)
 
 
+def page_statement(
+    table: Table,
+    selection: Sequence[Selected],
+    key: Sequence[str],
+    condition: sql.Composed,
+    where: dict[str, object],
+    *,
+    limit: int,
+) -> sql.Composed:
+    """The COPY of the first `limit` rows in the key's order that fulfil the condition."""
+    order = sql.SQL(" ORDER BY {} LIMIT {}").format(
+        # With its table, or the name would mean an output column first.
+        sql.SQL(", ").join(sql.Identifier(table.schema, table.name, name) for name in key),
+        sql.Literal(limit),
+    )
+    return _copy(table, selection, condition, where, order)
+
+
 def read_by_key(
     connection: Connection,
     table: Table,
@@ -91,15 +109,17 @@ def _copy(
     selection: Sequence[Selected],
     condition: sql.Composed,
     where: dict[str, object],
+    order: sql.Composable = sql.SQL(""),  # noqa: B008 - it is a constant
 ) -> sql.Composed:
     conditions = [condition]
     row_filter = where_sql(table, where)  # type: ignore[arg-type]
     if row_filter is not None:
         conditions.append(row_filter)
-    return sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT binary)").format(
+    return sql.SQL("COPY (SELECT {} FROM {} WHERE {}{}) TO STDOUT (FORMAT binary)").format(
         sql.SQL(", ").join(map(_expression, selection)),
         relation(table),
         sql.SQL(" AND ").join(conditions),
+        order,
     )
 
 

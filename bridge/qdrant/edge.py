@@ -45,6 +45,7 @@ from bridge.qdrant.edge_space import disk_full, require_space, used_bytes
 from bridge.qdrant.edge_types import (
     edge_point,
     edge_vectors,
+    equal_fields,
     overwrite,
     parameters,
     read_record,
@@ -141,12 +142,24 @@ class EdgeTarget:
     ) -> None:
         self._write(collection, [edge_point(point) for point in points], mode)
 
+    def replace(
+        self, collection: str, points: Sequence[Point], *, matching: Mapping[str, str]
+    ) -> None:
+        operation = edge.UpdateOperation.upsert_points(
+            [edge_point(point) for point in points],
+            condition=edge.Filter(must=equal_fields(matching)),
+            update_mode=edge.UpdateMode.UpdateOnly,
+        )
+        self._update(collection, operation)
+
     def send(self, request: bytes) -> DoneUpsert:
         """Apply an Upsert that was made for a server: the workers of a backfill make no other."""
         try:
             message = q.UpsertPoints.FromString(request)
         except DecodeError as error:
             return DoneUpsert(Rejected(f"Qdrant Edge cannot read the request: {error}"))
+        if message.HasField("update_filter"):
+            return DoneUpsert(Rejected("Qdrant Edge takes conditions by `replace` only"))
         insert_only = message.update_mode == q.UpdateMode.InsertOnly
         points = [_point(point) for point in message.points]
         try:
@@ -201,14 +214,11 @@ class EdgeTarget:
         with_payload: bool = True,
         with_vectors: bool = False,
     ) -> tuple[list[Point], PointId | None]:
-        conditions = [
-            edge.FieldCondition(key=key, match=edge.MatchValue(value))
-            for key, value in (matching or {}).items()
-        ]
+        conditions = equal_fields(matching or {})
         request = edge.ScrollRequest(
             offset=after,
             limit=limit,
-            filter=edge.Filter(must=list(conditions)) if conditions else None,
+            filter=edge.Filter(must=conditions) if conditions else None,
             with_payload=with_payload,
             with_vector=with_vectors,
         )
@@ -345,6 +355,12 @@ def _translate(error: Exception, label: str) -> BridgeError:
     lowered = text.lower()
     if "no space left" in lowered or "quota" in lowered or "os error 28" in lowered:
         return disk_full(label)
+    if "file too large" in lowered:
+        return StopError(
+            f"a limit on the size of files is in the way of {label}",
+            code="DISK_FULL",
+            hint="raise it (ulimit -f) and run the same command again; finished chunks are kept",
+        )
     if any(word in lowered for word in ("dimension error", "not existing vector", "bad request",
                                         "wrong input", "no point with id", "validation")):  # fmt: skip
         return Rejected(f"Qdrant Edge refuses the request: {text}")

@@ -44,6 +44,14 @@ _HNSW_M, _HNSW_EF_CONSTRUCT, _HNSW_FULL_SCAN_THRESHOLD = 16, 100, 10_000
 _NO_VECTORS = "none"
 
 
+def equal_fields(matching: Mapping[str, str]) -> list[Any]:
+    """The conditions that these fields of the payload equal these texts."""
+    return [
+        edge.FieldCondition(key=key, match=edge.MatchValue(value))
+        for key, value in matching.items()
+    ]
+
+
 def parameters(spec: CollectionSpec) -> edge.EdgeConfig:
     """The configuration of a new shard."""
     dense = {v.name: _dense(v) for v in spec.vectors if v.shape != "sparse"}

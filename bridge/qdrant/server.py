@@ -133,6 +133,15 @@ class ServerTarget:
             return
         self.send(encode_upsert(collection, points, ordering=self._ordering, mode=mode)).result()
 
+    def replace(
+        self, collection: str, points: Sequence[Point], *, matching: Mapping[str, str]
+    ) -> None:
+        # Strong: of two that compare at once, every replica must see the same one first.
+        request = encode_upsert(
+            collection, points, ordering="strong", mode="update_only", matching=matching
+        )
+        self.send(request).result()
+
     def send(self, request: bytes) -> SentRequest:
         return self._sender.send(request)
 

@@ -7,7 +7,7 @@ One point a record, without a vector: id = UUIDv5 of pipeline, kind and name; pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from bridge.collection_spec import CollectionSpec
@@ -63,6 +63,17 @@ class QdrantState:
             )
         return stored
 
+    def put_if(
+        self, kind: Kind, name: str, record: Record, *, matching: Mapping[str, str]
+    ) -> Record | None:
+        """Replace the record if these fields of it equal these texts, compared and written in one
+        step; the record that is stored afterwards, whichever it is, or None if there is none."""
+        point = self._point(kind, name, record)
+        fields = {f"record.{key}": text for key, text in matching.items()}
+        self._target.replace(STATE_COLLECTION, [point], matching=fields)
+        self._target.flush()
+        return self.get(kind, name)
+
     def records(self, kind: Kind) -> Iterator[tuple[str, Record]]:
         following: Any = None
         matching = {"pipeline": self._owner(kind), "kind": kind}
@@ -81,15 +92,17 @@ class QdrantState:
             self._target.delete(STATE_COLLECTION, ids[start : start + _PAGE])
 
     def _write(self, kind: Kind, name: str, record: Record, mode: WriteMode) -> None:
+        self._target.upsert(STATE_COLLECTION, [self._point(kind, name, record)], mode=mode)
+        self._target.flush()
+
+    def _point(self, kind: Kind, name: str, record: Record) -> Point:
         payload = {
             "pipeline": self._owner(kind),
             "kind": kind,
             "name": name,
             "record": _plain(record),
         }
-        point = Point(self._id(kind, name), {}, payload)
-        self._target.upsert(STATE_COLLECTION, [point], mode=mode)
-        self._target.flush()
+        return Point(self._id(kind, name), {}, payload)
 
     def _owner(self, kind: Kind) -> str:
         # Who owns a collection, and what its indexing was, is asked across pipelines.

@@ -100,6 +100,12 @@ class Target(Protocol):
     ) -> None:
         """Write whole points; with `insert_only`, those that exist stay as they are."""
 
+    def replace(
+        self, collection: str, points: Sequence[Point], *, matching: Mapping[str, str]
+    ) -> None:
+        """Write those points that exist and whose payload fields equal these texts; compared and
+        written in one step. The others stay as they are, and none is made."""
+
     def send(self, request: bytes) -> Pending:
         """Begin an Upsert that `wire.encode_upsert` has made."""
 

@@ -56,20 +56,41 @@ def encode_upsert(
     *,
     ordering: str = "weak",
     mode: str = "upsert",
+    matching: Mapping[str, str] | None = None,
     timeout_seconds: int | None = None,
 ) -> bytes:
-    """One Upsert request with `wait=true`: it is answered once the points are durable."""
+    """One Upsert request with `wait=true`: it is answered once the points are durable.
+
+    `matching`: points that exist are written only if these fields of their payload equal these texts.
+    """
     name = collection.encode()
     parts: list[Buffer] = [b"\x0a", varint(len(name)), name, b"\x10\x01"]  # 1 collection, 2 wait
     for point in points:
         append_point(parts, point)
     if ORDERING[ordering]:
         parts.append(b"\x22\x02\x08" + varint(ORDERING[ordering]))  # 4 ordering {1 type}
+    if matching:
+        parts.append(enclosed(b"\x32", _equal_fields(matching)))  # 6 update_filter
     if timeout_seconds is not None:
         parts.append(b"\x38" + varint(timeout_seconds))  # 7 timeout
     if UPDATE_MODE[mode]:
         parts.append(b"\x40" + varint(UPDATE_MODE[mode]))  # 8 update_mode
     return b"".join(parts)
+
+
+def _equal_fields(matching: Mapping[str, str]) -> bytes:
+    """Filter {2 must: Condition {1 field: FieldCondition {1 key, 2 match: Match {1 keyword}}}}."""
+    conditions: list[bytes] = []
+    for key, text in matching.items():
+        match = enclosed(b"\x12", enclosed(b"\x0a", text.encode()))
+        field = enclosed(b"\x0a", key.encode()) + match
+        conditions.append(enclosed(b"\x12", enclosed(b"\x0a", field)))
+    return b"".join(conditions)
+
+
+def enclosed(tag: bytes, body: bytes) -> bytes:
+    """A field that holds bytes: its tag, their length, and they."""
+    return tag + varint(len(body)) + body
 
 
 def append_point(parts: list[Buffer], point: Point) -> int:

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Sequence
 
 from bridge.plan import Buffer, Patch
 from bridge.point_ids import PointId
-from bridge.qdrant.wire import ORDERING, STRUCT, append_vectors, encode_fields, id_field, varint
+from bridge.qdrant.wire import (
+    ORDERING,
+    STRUCT,
+    append_vectors,
+    enclosed,
+    encode_fields,
+    id_field,
+    varint,
+)
 
 UPDATE_BATCH = "/qdrant.Points/UpdateBatch"
 
@@ -26,7 +34,7 @@ def encode_patches(collection: str, patches: Sequence[Patch], *, ordering: str =
     parts: list[Buffer] = [b"\x0a", varint(len(name)), name, b"\x10\x01"]  # 1 collection, 2 wait
     for patch in patches:
         fields = encode_fields(STRUCT, patch.payload, _PAYLOAD_DEPTH)  # {1 payload}
-        body = fields + _enclosed(b"\x12", _selector([patch.id]))  # {2 points_selector}
+        body = fields + enclosed(b"\x12", _selector([patch.id]))  # {2 points_selector}
         parts.append(_operation(b"\x22", body))  # 4 overwrite_payload
     parts += _set_vectors(patch for patch in patches if patch.vectors)
     parts += _clear_vectors(patches)
@@ -52,20 +60,16 @@ def _clear_vectors(patches: Iterable[Patch]) -> list[Buffer]:
             by_names[patch.cleared].append(patch.id)
     operations: list[Buffer] = []
     for names, ids in by_names.items():
-        selected = b"".join(_enclosed(b"\x0a", name.encode()) for name in sorted(names))
-        body = _enclosed(b"\x0a", _selector(ids)) + _enclosed(b"\x12", selected)
+        selected = b"".join(enclosed(b"\x0a", name.encode()) for name in sorted(names))
+        body = enclosed(b"\x0a", _selector(ids)) + enclosed(b"\x12", selected)
         operations.append(_operation(b"\x42", body))  # 8 delete_vectors {1 selector, 2 vectors}
     return operations
 
 
 def _selector(ids: Iterable[PointId]) -> bytes:
     """PointsSelector {1 points {1 ids}}."""
-    return _enclosed(b"\x0a", b"".join(map(id_field, ids)))
+    return enclosed(b"\x0a", b"".join(map(id_field, ids)))
 
 
 def _operation(tag: bytes, body: bytes) -> bytes:
-    return _enclosed(b"\x1a", _enclosed(tag, body))  # UpdateBatchPoints {3 operations}
-
-
-def _enclosed(tag: bytes, body: bytes) -> bytes:
-    return tag + varint(len(body)) + body
+    return enclosed(b"\x1a", enclosed(tag, body))  # UpdateBatchPoints {3 operations}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -72,6 +73,40 @@ def test_of_new_records_the_first_wins(place: Place, store: QdrantState) -> None
     other = QdrantState(place.target, "shop")
     assert other.put_new("plan", "a", {"by": "second"}) == {"by": "first"}
     assert store.get("plan", "a") == {"by": "first"}
+
+
+def test_a_record_is_replaced_only_where_its_fields_are_as_expected(store: QdrantState) -> None:
+    store.put("lease", "a", {"holder": "x", "n": 1})
+    kept = store.put_if("lease", "a", {"holder": "y", "n": 2}, matching={"holder": "z"})
+    assert kept == {"holder": "x", "n": 1}
+    replaced = store.put_if("lease", "a", {"holder": "y", "n": 2}, matching={"holder": "x"})
+    assert replaced == {"holder": "y", "n": 2}
+    assert store.get("lease", "a") == {"holder": "y", "n": 2}
+
+
+def test_all_the_fields_must_be_as_expected(store: QdrantState) -> None:
+    store.put("lease", "a", {"holder": "x", "stamp": "1"})
+    both = {"holder": "x", "stamp": "2"}
+    assert store.put_if("lease", "a", {"holder": "y"}, matching=both) == {
+        "holder": "x",
+        "stamp": "1",
+    }
+
+
+def test_a_record_that_is_missing_is_not_made_by_replacing(store: QdrantState) -> None:
+    assert store.put_if("lease", "a", {"holder": "x"}, matching={"holder": ""}) is None
+    assert store.get("lease", "a") is None
+
+
+def test_of_two_that_replace_at_once_one_wins(store: QdrantState) -> None:
+    store.put("lease", "a", {"stamp": "old"})
+
+    def attempt(number: int) -> bool:
+        record = {"stamp": f"new {number}"}
+        return store.put_if("lease", "a", record, matching={"stamp": "old"}) == record
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(16))) == 1
 
 
 def test_records_of_one_kind_over_several_pages(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import grpc
 import pytest
+from qdrant_client import models
 
 from tests.conftest import BOTH_VERSIONS, Database
 from tests.support.command import Outcome, Running, bridge, config_file
@@ -58,7 +61,7 @@ def arguments(database: Database, place: Place, table: str, *more: str) -> list[
     ]  # fmt: skip
 
 
-def copy(database: Database, place: Place, table: str, *more: str) -> Outcome:
+def run_copy(database: Database, place: Place, table: str, *more: str) -> Outcome:
     return bridge(*arguments(database, place, table, "--json", *ONE_WORKER, *more))
 
 
@@ -101,7 +104,7 @@ def test_partitions_are_copied_through_the_root_and_counted_each(
         "ANALYZE app.events",
     ):
         database.execute(statement)
-    table = copy(database, edge, "app.events").require().table
+    table = run_copy(database, edge, "app.events").require().table
     counts = database.execute(
         "SELECT tableoid::regclass::text, count(*) FROM app.events GROUP BY 1"
     )
@@ -118,9 +121,9 @@ def test_a_view_is_copied_by_the_key_that_is_given(
 ) -> None:
     make_docs(database, 1200)
     database.execute(f"CREATE {kind} shown AS SELECT id, body, v FROM docs WHERE id % 2 = 0")
-    refused = copy(database, edge, "shown").require(2)
+    refused = run_copy(database, edge, "shown").require(2)
     assert "no primary key" in refused.err and "--pg.key-column" in refused.err
-    table = copy(database, edge, "shown", "--pg.key-column", "id").require().table
+    table = run_copy(database, edge, "shown", "--pg.key-column", "id").require().table
     assert table["rows_read"] == 600
     assert differences(database, "shown", edge.points("shown")) == []
 
@@ -133,7 +136,7 @@ def test_several_key_columns_and_the_columns_to_take_can_be_given(
         "INSERT INTO pairs SELECT i % 3, i / 3, 'c', '[1]', '[2]' FROM generate_series(1, 9) i"
     )
     given = ("--pg.key-column", "a,b", "--pg.columns", "a,b", "--pg.columns", "v")
-    copy(database, edge, "pairs", *given).require()
+    run_copy(database, edge, "pairs", *given).require()
     expected = Expectation(key=["a", "b"], columns=["a", "b", "v"])
     assert differences(database, "pairs", edge.points("pairs"), expected) == []
 
@@ -144,7 +147,7 @@ def test_an_empty_table_and_a_single_row_are_copied(
 ) -> None:
     make_docs(database, rows)
     collection = any_place.name()
-    table = copy(database, any_place, "docs", "--qdrant.collection", collection).require().table
+    table = run_copy(database, any_place, "docs", "--qdrant.collection", collection).require().table
     assert (table["rows_read"], table["target_count"], table["chunks"]) == (rows, rows, 1)
     assert differences(database, "docs", any_place.points(collection)) == []
 
@@ -153,11 +156,11 @@ def test_a_column_without_a_dimension_takes_that_of_its_rows(
     database: Database, edge: EdgePlace
 ) -> None:
     database.execute("CREATE TABLE free (id int PRIMARY KEY, v vector)")
-    refused = copy(database, edge, "free").require(2)
+    refused = run_copy(database, edge, "free").require(2)
     assert "no declared dimension" in refused.err
     assert not edge.exists("free")
     database.execute("INSERT INTO free VALUES (1, '[1,2]'), (2, NULL), (3, '[3,4]')")
-    copy(database, edge, "free").require()
+    run_copy(database, edge, "free").require()
     assert differences(database, "free", edge.points("free")) == []
 
 
@@ -167,7 +170,7 @@ def test_a_row_larger_than_a_request_is_copied(database: Database, any_place: Pl
         "INSERT INTO wide SELECT i, repeat('wide ', 1200000), '[1,2]' FROM generate_series(1, 3) i"
     )
     collection = any_place.name("wide")
-    copy(database, any_place, "wide", "--qdrant.collection", collection).require()
+    run_copy(database, any_place, "wide", "--qdrant.collection", collection).require()
     assert differences(database, "wide", any_place.points(collection)) == []
 
 
@@ -247,7 +250,7 @@ def test_both_sides_counts_are_printed_and_reported(
     (line,) = (line for line in printed.err.splitlines() if line.startswith("public.docs  "))
     assert line.split()[1:5] == ["docs", "1,234", "1,234", "0"]
     assert printed.out == ""
-    report = copy(database, server, "docs").require().report
+    report = run_copy(database, server, "docs").require().report
     assert (report["version"], report["ok"], report["pipeline"]) == (1, True, "docs")
     table = report["tables"]["public.docs"]
     assert table["complete"] and table["source_count"] == table["target_count"] == 1234
@@ -264,9 +267,9 @@ def test_the_progress_is_plain_lines_without_a_terminal(
 
 def test_a_count_that_differs_fails_the_command(database: Database, server: ServerPlace) -> None:
     make_docs(database, 100)
-    copy(database, server, "docs").require()
+    run_copy(database, server, "docs").require()
     server.client.delete("docs", points_selector=[1, 2, 3])
-    outcome = copy(database, server, "docs").require(1)
+    outcome = run_copy(database, server, "docs").require(1)
     assert "COUNTS_DIFFER" in outcome.err
     assert outcome.report["ok"] is False
     assert outcome.table["problems"] == ["100 points were written, but the collection holds 97"]
@@ -278,11 +281,11 @@ def test_a_count_that_differs_fails_the_command(database: Database, server: Serv
 def test_a_complete_backfill_is_not_copied_again(database: Database, any_place: Place) -> None:
     make_docs(database, 1100)
     name = any_place.name()
-    first = copy(database, any_place, "docs", "--qdrant.collection", name).require().table
+    first = run_copy(database, any_place, "docs", "--qdrant.collection", name).require().table
     assert first["copied_now"] == 1100
     chunks = any_place.records(name, "chunk")
     assert len(chunks) == first["chunks"] == first["chunks_done"]
-    again = copy(database, any_place, "docs", "--qdrant.collection", name).require().table
+    again = run_copy(database, any_place, "docs", "--qdrant.collection", name).require().table
     assert (again["copied_now"], again["rows_read"], again["target_count"]) == (0, 1100, 1100)
     assert any_place.records(name, "chunk") == chunks
 
@@ -290,11 +293,11 @@ def test_a_complete_backfill_is_not_copied_again(database: Database, any_place: 
 def test_a_restart_copies_everything_again(database: Database, any_place: Place) -> None:
     make_docs(database, 1100)
     name = any_place.name()
-    copy(database, any_place, "docs", "--qdrant.collection", name).require()
+    run_copy(database, any_place, "docs", "--qdrant.collection", name).require()
     database.execute("UPDATE docs SET body = body || ' changed'")
     add_docs(database, 1101, 1150)
     more = ("--qdrant.collection", name, "--migration.restart=true")
-    table = copy(database, any_place, "docs", *more).require().table
+    table = run_copy(database, any_place, "docs", *more).require().table
     assert (table["copied_now"], table["target_count"]) == (1150, 1150)
     assert differences(database, "docs", any_place.points(name)) == []
 
@@ -303,36 +306,36 @@ def test_a_changed_mapping_is_refused_until_it_restarts(
     database: Database, edge: EdgePlace
 ) -> None:
     make_docs(database, 20)
-    copy(database, edge, "docs").require()
+    run_copy(database, edge, "docs").require()
     before = edge.points("docs")
-    refused = copy(database, edge, "docs", "--pg.columns", "id,v").require(2)
+    refused = run_copy(database, edge, "docs", "--pg.columns", "id,v").require(2)
     assert "another mapping" in refused.err and "--migration.restart" in refused.err
     assert edge.points("docs").keys() == before.keys()
     more = ("--pg.columns", "id,v", "--migration.restart")
-    copy(database, edge, "docs", *more).require()
+    run_copy(database, edge, "docs", *more).require()
     expected = Expectation(columns=["id", "v"])
     assert differences(database, "docs", edge.points("docs"), expected) == []
 
 
 def test_a_table_made_anew_is_not_gone_on_with(database: Database, edge: EdgePlace) -> None:
     make_docs(database, 20)
-    copy(database, edge, "docs").require()
+    run_copy(database, edge, "docs").require()
     database.execute("DROP TABLE docs")
     make_docs(database, 20)
-    refused = copy(database, edge, "docs").require(3)
+    refused = run_copy(database, edge, "docs").require(3)
     assert "SOURCE_CHANGED" in refused.err and "--migration.restart" in refused.err
-    copy(database, edge, "docs", "--migration.restart").require()
+    run_copy(database, edge, "docs", "--migration.restart").require()
 
 
 def test_a_backfill_into_points_that_were_there_says_so(
     database: Database, server: ServerPlace
 ) -> None:
     make_docs(database, 30)
-    copy(database, server, "docs").require()
+    run_copy(database, server, "docs").require()
     database.execute("CREATE TABLE other (LIKE docs INCLUDING ALL)")
     add_docs(database, 1001, 1010, "other")
     server.client.delete("_qdrant_bridge", points_selector=list(server.points("_qdrant_bridge")))
-    table = copy(database, server, "other", "--qdrant.collection", "docs").require().table
+    table = run_copy(database, server, "other", "--qdrant.collection", "docs").require().table
     assert table["target_count"] == 40
     assert any("held 30 points before" in note for note in table["notes"])
 
@@ -349,12 +352,12 @@ def test_the_shards_together_are_the_table_and_none_reads_anothers_chunk(
     records: list[dict[str, object]] = []
     for index in range(3):
         more = ("--qdrant.collection", name, "--shard", f"{index}/3")
-        reports.append(copy(database, any_place, "docs", *more).require().table)
+        reports.append(run_copy(database, any_place, "docs", *more).require().table)
         records.append(any_place.records(name, "chunk"))
     assert [report["complete"] for report in reports] == [False, False, True]
     assert [report["target_count"] for report in reports] == [None, None, 3100]
     assert sum(report["copied_now"] for report in reports) == 3100
-    for earlier, later in zip(records, records[1:], strict=False):
+    for earlier, later in itertools.pairwise(records):
         assert earlier.items() <= later.items() and earlier.keys() < later.keys()
     numbers = [{int(key.rpartition("/")[2]) % 3 for key in record} for record in records]
     assert numbers == [{0}, {0, 1}, {0, 1, 2}]
@@ -392,8 +395,9 @@ def test_indexing_is_off_while_it_copies_and_as_before_afterwards(
     database: Database, server: ServerPlace
 ) -> None:
     make_docs(database, 600)
-    copy(database, server, "docs", "--pg.columns", "id,v").require()
-    server.client.update_collection("docs", optimizers_config={"indexing_threshold": 4321})
+    run_copy(database, server, "docs", "--pg.columns", "id,v").require()
+    threshold = models.OptimizersConfigDiff(indexing_threshold=4321)
+    server.client.update_collection("docs", optimizers_config=threshold)
     assert server.server is not None
     seen: list[int | None] = []
     release = threading.Event()
@@ -411,15 +415,13 @@ def test_indexing_is_off_while_it_copies_and_as_before_afterwards(
 def test_indexing_is_restored_at_the_end(database: Database, any_server: ServerPlace) -> None:
     make_docs(database, 600)
     name = any_server.name()
-    table = copy(database, any_server, "docs", "--qdrant.collection", name).require().table
+    table = run_copy(database, any_server, "docs", "--qdrant.collection", name).require().table
     assert table["index_seconds"] is not None
     assert any_server.threshold(name) not in (None, 0)
     assert any_server.records("", "indexing").get(name) is None
 
 
 def test_indexing_is_restored_after_a_failure(database: Database, server: ServerPlace) -> None:
-    import grpc
-
     make_docs(database, 600)
     assert server.server is not None
     server.server.faults.add(
@@ -428,11 +430,11 @@ def test_indexing_is_restored_after_a_failure(database: Database, server: Server
         action=fail(grpc.StatusCode.PERMISSION_DENIED, "this key only reads"),
         times=None,
     )
-    refused = copy(database, server, "docs").require(2)
+    refused = run_copy(database, server, "docs").require(2)
     assert "API key" in refused.err
     assert server.threshold("docs") not in (None, 0)
     server.server.faults.clear()
-    copy(database, server, "docs").require()
+    run_copy(database, server, "docs").require()
     assert differences(database, "docs", server.points("docs")) == []
 
 
@@ -441,10 +443,11 @@ def test_indexing_that_the_operator_switched_off_stays_off(
 ) -> None:
     make_docs(database, 10)
     name = any_server.name()
-    copy(database, any_server, "docs", "--qdrant.collection", name).require()
-    any_server.client.update_collection(name, optimizers_config={"indexing_threshold": 0})
+    run_copy(database, any_server, "docs", "--qdrant.collection", name).require()
+    off = models.OptimizersConfigDiff(indexing_threshold=0)
+    any_server.client.update_collection(name, optimizers_config=off)
     more = ("--qdrant.collection", name, "--migration.restart")
-    copy(database, any_server, "docs", *more).require()
+    run_copy(database, any_server, "docs", *more).require()
     assert any_server.threshold(name) == 0
 
 

@@ -131,7 +131,14 @@ def fill(database: Database, kind: str) -> list[str]:
     return list(reversed(names))
 
 
-@pytest.mark.parametrize("kind", KEYS)
+# Kinds that take no path of their own.
+ALIKE: Final = ("smallint", "text in another collation", "varchar", "boolean", "time", "inet")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if kind in ALIKE else ()) for kind in KEYS],
+)
 def test_a_table_arrives_whole_whatever_its_key(
     database: Database, place: EdgePlace, kind: str
 ) -> None:

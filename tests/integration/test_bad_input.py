@@ -32,7 +32,7 @@ from bridge.qdrant.edge import EdgeTarget
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import STATE_COLLECTION
 from tests.support import tls
-from tests.support.command import Outcome
+from tests.support.command import Outcome, Running
 from tests.support.databases import SETTINGS, Database, fresh_database
 from tests.support.ports import free_port
 from tests.support.qdrant_server import QdrantServer
@@ -160,7 +160,8 @@ class World:
         assert (debug.code, debug.out) == (code, "")
         assert debug.err.startswith("Traceback") and debug.err.endswith(plain.err)
         for outcome in (plain, debug):
-            assert CANARY not in outcome.out + outcome.err
+            # A traceback is wrapped to the terminal's width, maybe within a word.
+            assert CANARY not in "".join((outcome.out + outcome.err).split())
         assert self.holdings() == before
         return plain
 
@@ -316,6 +317,14 @@ def test_https_to_a_server_without_tls(world: World) -> None:
     url = world.server.url.replace("http", "https")
     for more in ((), ("--skip-tls-verification",)):
         world.refusal(world.flags("docs", *more, qdrant=url), "does not speak TLS", "http://")
+
+
+def test_a_process_prints_our_words_and_no_librarys(world: World) -> None:
+    # Below Python, where a redirected sys.stderr hears nothing.
+    flags = world.flags("docs", qdrant=world.server.url.replace("http", "https"))
+    with Running(*flags) as running:
+        outcome = running.finish().require(2)
+    assert outcome.err == command(*flags).err
 
 
 def test_a_certificate_that_nobody_vouches_for(world: World, tmp_path: Path) -> None:
@@ -569,9 +578,7 @@ def test_a_collection_that_holds_the_points_of_another_pipeline(world: World) ->
     first = command(*world.flags("docs"))
     assert first.code == 0, first.err
     words = ("COLLECTION_TAKEN", "public.docs", "pipeline docs", "--qdrant.collection")
-    config = world.config("{two_vectors: {collection: docs, columns: [id, a]}}")
-    world.client.create_collection("empty", **_vector(size=3, distance="Cosine"))
-    # The same table under another pipeline's name, and another table.
+    # The same table under another pipeline's name; then another table.
     world.refusal([*COPY, world.config("{docs: {}}")], *words, code=3)
     world.client.delete_collection("docs")
     world.client.create_collection(

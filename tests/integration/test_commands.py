@@ -18,6 +18,7 @@ import pytest
 import yaml
 from qdrant_client import QdrantClient, models
 
+from bridge.postgres.connection import without_secrets
 from tests.support.command import ROOT, Outcome, Running
 from tests.support.databases import Database
 from tests.support.qdrant_server import QdrantServer, delay
@@ -189,6 +190,26 @@ def test_init_refuses_a_name_that_no_pipeline_can_have(database: Database) -> No
     assert "'My Shop'" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("postgresql://me@db:5/app", "postgresql://me@db:5/app"),
+        (
+            "postgresql://me:s3cret@db:5/app?sslmode=verify-full",
+            "postgresql://me@db:5/app?sslmode=verify-full",
+        ),
+        ("postgresql+psycopg://me:s3cret@db/app", "postgresql+psycopg://me@db/app"),
+        ("postgresql://me@db/app?password=s3cret", "user=me dbname=app host=db"),
+        ("host=db user=me password=s3cret dbname=app", "user=me dbname=app host=db"),
+        ("host=db user=me", "host=db user=me"),
+        ("postgresql://me:s3%40cret@db/app", "postgresql://me@db/app"),
+        ("service=shop sslpassword=s3cret", "service=shop"),
+    ],
+)
+def test_a_url_in_a_file_keeps_all_but_its_password(url: str, kept: str) -> None:
+    assert without_secrets(url) == kept
+
+
 # --- doctor --------------------------------------------------------------------------------------
 
 
@@ -283,13 +304,13 @@ def test_plan_says_what_becomes_of_every_column(
         for row in table["columns"]
     }
     assert rows == {
-        "id": ("bigint", "payload id", "as it is"),
-        "title": ("text", "payload title", "as it is"),
-        "price": ("numeric", "payload price", "as float"),
-        "rating": ("numeric(4,2)", "payload rating", "as float"),
-        "seen": ("timestamp with time zone", "payload seen", "as it is"),
-        "tags": ("text[]", "payload tags", "as it is"),
-        "shape": ("point", "payload shape", "as Postgres' text"),
+        "id": ("bigint", "payload id", "integer"),
+        "title": ("text", "payload title", "text"),
+        "price": ("numeric", "payload price", "float"),
+        "rating": ("numeric(4,2)", "payload rating", "float"),
+        "seen": ("timestamp with time zone", "payload seen", "RFC 3339 text, UTC"),
+        "tags": ("text[]", "payload tags", "list of text"),
+        "shape": ("point", "payload shape", "Postgres' text"),
         "twice": ("integer", "not copied", "generated: logical replication does not carry it"),
         "embedding": ("vector(3)", "vector 'embedding'", "3 x float32, euclid"),
         "half": ("halfvec(2)", "vector 'half'", "2 x float16, cosine"),
@@ -305,7 +326,7 @@ def test_plan_says_what_becomes_of_every_column(
     assert collection["payload_indexes"] == {"id": "integer", "title": "keyword"}
     (hnsw,) = [v["hnsw"] for v in collection["vectors"] if v["name"] == "embedding"]
     assert (hnsw["m"], hnsw["ef_construct"]) == (8, 40)
-    shown = ok("plan", *flags)
+    shown = ok("plan", *flags, environ={"COLUMNS": "200"})
     for _type, destination, conversion in rows.values():
         assert destination in shown.out and conversion in shown.out
     assert "m=8 ef_construct=40" in shown.out
@@ -635,7 +656,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(database: Database, 
     outcome = ok(*flags)
     assert outcome.out == ""
     first, *_, heading, row = outcome.err.splitlines()
-    assert re.fullmatch(r"public\.docs -> docs: 1 of 1 chunks to copy, 1 workers?", first)
+    assert re.fullmatch(r"public\.docs -> docs: (\d) of \1 chunks to copy, \d workers?", first)
     assert heading.split("  ")[0] == "table"
     assert row.split()[:5] == ["public.docs", "docs", "1", "1", "0"]
     assert "\x1b" not in outcome.err
@@ -672,7 +693,7 @@ def test_a_terminal_gets_a_bar(database: Database, edge: str) -> None:
     shown = _in_a_terminal(
         "backfill", "pg", f"--pg.url={database.url}", "--pg.table=docs", f"--qdrant.url={edge}"
     )
-    assert "public.docs -> docs: 1 of 1 chunks to copy" in shown
+    assert re.search(r"public\.docs -> docs: (\d) of \1 chunks to copy", shown)
     assert "━" in shown
     assert re.search(r"500 of ~500 rows, [\d,]+ rows/s, [\d.]+ MB/s, .*0 failed", shown)
 
@@ -732,16 +753,9 @@ def test_help_of_the_backfill_has_the_flags_that_users_of_qdrant_migration_know(
 def test_commands_come_in_the_order_of_their_use() -> None:
     text = ok("--help", environ={"COLUMNS": "80"}).out
     found = re.findall(r"^│ ([a-z-]+) ", text.partition("Commands")[2], flags=re.MULTILINE)
-    assert found == [
-        "demo",
-        "init",
-        "plan",
-        "doctor",
-        "backfill",
-        "status",
-        "dead-letters",
-        "config",
-    ]
+    order = ["demo", "init", "plan", "doctor", "backfill", "status", "dead-letters", "config"]
+    assert [name for name in found if name in order] == order
+    assert found[-1] == "config"
 
 
 @pytest.mark.parametrize("words", [(), ("backfill",), ("dead-letters",)])

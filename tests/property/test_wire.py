@@ -256,6 +256,18 @@ def test_mode(mode: str, expected: int) -> None:
     assert q.UpsertPoints.FromString(encode_upsert("c", [], mode=mode)).update_mode == expected
 
 
+def test_a_condition_is_the_filter_that_the_client_builds() -> None:
+    matching = {"record.holder": "Grüße", "kind": "x" * 200}
+    encoded = encode_upsert("c", [Point(1, {}, {})], mode="update_only", matching=matching)
+    expected = q.Filter(
+        must=[
+            q.Condition(field=q.FieldCondition(key=key, match=q.Match(keyword=text)))
+            for key, text in matching.items()
+        ]
+    )
+    assert q.UpsertPoints.FromString(encoded).update_filter == expected
+
+
 @pytest.mark.parametrize("seconds", [None, 1, 127, 128, 86_400])
 def test_timeout(seconds: int | None) -> None:
     parsed = q.UpsertPoints.FromString(encode_upsert("c", [], timeout_seconds=seconds))

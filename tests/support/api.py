@@ -20,16 +20,17 @@ def backfill_with(
     place: ServerPlace,
     table: str,
     *,
+    settings: TableSettings | None = None,
     tell: Callable[[Any], None] = lambda event: None,
     **options: Any,
 ) -> TableReport:
-    """Copy the table into the collection of its name with these `Options`, one worker by default."""
+    """Copy the table with these `Options`, one worker by default; the pipeline has its name."""
     where = endpoint(place.url, api_key=None)
     target = ServerTarget(where)
     try:
         return TableBackfill(
             table,
-            TableSettings(collection=table),
+            settings or TableSettings(),
             target=target,
             store=QdrantState(target, table),
             options=Options(postgres_url=database.url, endpoint=where, **{"workers": 1, **options}),

@@ -30,6 +30,8 @@ from tests.support.processes import children
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 PATIENCE_SECONDS: Final = 120.0
+# Daemons of tests that run side by side do not share the default port.
+ANY_PORT: Final = "QDRANT_BRIDGE_HTTP__LISTEN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,72 @@ def bridge(*arguments: str) -> Outcome:
     return Outcome(code=code, out=out.getvalue(), err=err.getvalue())
 
 
+class Background:
+    """A command in this process, in a thread: for tests that break what it talks to meanwhile.
+
+    One at a time: standard output and error are this process's own.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        self._err = _Lines()
+        self._outcome: Outcome | None = None
+        self._thread = threading.Thread(target=self._run, args=(arguments,), daemon=True)
+        self._thread.start()
+
+    def wait_line(self, text: str, timeout_seconds: float = PATIENCE_SECONDS) -> str:
+        """The first line of standard error with this text, once it is there."""
+        return self._err.wait(text, timeout_seconds)
+
+    def finish(self, timeout_seconds: float = PATIENCE_SECONDS) -> Outcome:
+        """Wait for the end."""
+        self._thread.join(timeout_seconds)
+        if self._outcome is None:
+            raise TimeoutError(f"the command still runs:\n{self._err.getvalue()}")
+        return self._outcome
+
+    def _run(self, arguments: tuple[str, ...]) -> None:
+        try:
+            with redirect_stdout(io.StringIO()) as out, redirect_stderr(self._err):
+                code = cli.main.run(list(arguments))
+            self._outcome = Outcome(code=code, out=out.getvalue(), err=self._err.getvalue())
+        finally:
+            self._err.end()
+
+
+class _Lines(io.StringIO):
+    """A stream whose lines can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._ended = False
+
+    def write(self, text: str) -> int:
+        with self._changed:
+            written = super().write(text)
+            self._changed.notify_all()
+        return written
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait(self, text: str, timeout_seconds: float) -> str:
+        """The first line with this text, once it is there."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._find(text), timeout_seconds)
+            found = self._find(text)
+        if found is None:
+            raise TimeoutError(f"no line with {text!r} in:\n{self.getvalue()}")
+        return found
+
+    def _find(self, text: str) -> str | None:
+        whole, _, _ = self.getvalue().rpartition("\n")
+        return next((line for line in whole.split("\n") if text in line), None)
+
+
 def config_file(directory: Path, settings: Mapping[str, Any]) -> str:
     """The path of a `bridge.yaml` with these settings; JSON is YAML."""
     path = directory / "bridge.yaml"
@@ -89,7 +157,12 @@ class Running:
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "cli.main", *arguments],
             cwd=ROOT,
-            env={**os.environ, **(environment or {}), "BRIDGE_FAILPOINTS": failpoints},
+            env={
+                **os.environ,
+                ANY_PORT: "127.0.0.1:0",
+                **(environment or {}),
+                "BRIDGE_FAILPOINTS": failpoints,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -124,6 +197,19 @@ class Running:
             if found is None:
                 raise TimeoutError(f"no line with {text!r} in:\n" + "".join(self._lines))
             return found
+
+    def wait_out(self, text: str, timeout_seconds: float = PATIENCE_SECONDS) -> str:
+        """The first line of standard output with this text, once it is there."""
+
+        def find() -> str | None:
+            return next((line for line in self._out if text in line), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or find(), timeout_seconds)
+            found = find()
+        if found is None:
+            raise TimeoutError(f"no line with {text!r} in:\n" + "".join(self._out))
+        return found
 
     def signal(self, number: signal.Signals) -> None:
         """Send the parent a signal."""

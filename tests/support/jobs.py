@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.command import Outcome, Running, bridge
+from tests.support.command import Background, Outcome, Running, bridge
 from tests.support.comparison import Expectation, differences
 from tests.support.databases import Database
 from tests.support.places import Place
@@ -18,7 +18,10 @@ KILLED = -signal.SIGKILL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Table `docs` of `rows` rows into the collection `name`; the rows keep every bit (euclid)."""
+    """Table `docs` of `rows` rows into the collection `name`; the rows keep every bit (euclid).
+
+    `url`: where the command looks for the target, if not where the place itself is.
+    """
 
     database: Database
     place: Place
@@ -26,6 +29,7 @@ class Job:
     name: str
     workers: int = 2
     more: tuple[str, ...] = ()
+    url: str = ""
     expected: Expectation = field(default_factory=lambda: Expectation(distances={"v": "euclid"}))
 
     @classmethod
@@ -47,7 +51,7 @@ class Job:
         """The command's."""
         return [
             "backfill", "pgvector", "--pg.url", self.database.url, "--pg.table", "docs",
-            "--qdrant.url", self.place.url, "--qdrant.collection", self.name,
+            "--qdrant.url", self.url or self.place.url, "--qdrant.collection", self.name,
             "--qdrant.distance-metric", "v=euclid",
             "--migration.num-workers", str(self.workers), *self.more,
         ]  # fmt: skip
@@ -55,6 +59,10 @@ class Job:
     def start(self, *more: str, failpoints: str = "") -> Running:
         """Run it as a process."""
         return Running(*self.arguments, *more, failpoints=failpoints)
+
+    def background(self, *more: str) -> Background:
+        """Run it in a thread."""
+        return Background(*self.arguments, *more)
 
     def run(self, *more: str) -> Outcome:
         """Run it in this process, with `--json`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -91,13 +91,17 @@ class ServerPlace(Place):
             records, following = self.client.scroll(
                 collection, limit=_PAGE, offset=following, with_vectors=True
             )
-            for record in records:
-                assert isinstance(record.id, int | str)
-                found[record.id] = StoredPoint(
-                    payload=record.payload or {}, vectors=_vectors(record.vector)
-                )
+            found.update(map(_stored, records))
             if following is None:
                 return found
+
+    def some_points(self, collection: str, ids: Sequence[int]) -> Stored:
+        """Those of these points that there are, with vectors."""
+        found: dict[int | str, StoredPoint] = {}
+        for start in range(0, len(ids), _PAGE):
+            some = ids[start : start + _PAGE]
+            found.update(map(_stored, self.client.retrieve(collection, some, with_vectors=True)))
+        return found
 
     def count(self, collection: str) -> int:
         return self.client.count(collection, exact=True).count
@@ -212,6 +216,11 @@ def _keyword(key: str, values: list[str]) -> models.FieldCondition:
 
 def _mine(pipeline: str, kind: str) -> models.Filter:
     return models.Filter(must=[_keyword("pipeline", [pipeline]), _keyword("kind", [kind])])
+
+
+def _stored(record: models.Record) -> tuple[int | str, StoredPoint]:
+    assert isinstance(record.id, int | str)
+    return record.id, StoredPoint(payload=record.payload or {}, vectors=_vectors(record.vector))
 
 
 def _vectors(stored: Any) -> dict[str, Vector]:

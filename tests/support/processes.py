@@ -20,6 +20,12 @@ def children(pid: int) -> list[int]:
     return sorted(child for child, parent in pairs if parent == pid)
 
 
+def resident_bytes(pid: int) -> int:
+    """What a process holds in memory; 0 if it has ended."""
+    listed = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)
+    return int(listed.stdout.strip() or 0) * 1024
+
+
 def await_exit(pid: int, timeout_seconds: float = 30.0) -> None:
     """Return once the process has ended, whoever's child it is; TimeoutError if it does not."""
     opened = _pidfd(pid)

@@ -11,7 +11,14 @@ from bridge.snapshots import Snapshot
 
 def test_ids_below_xmin_have_ended_and_those_from_xmax_on_have_not_begun() -> None:
     snapshot = Snapshot.parse("10:20:10,14")
-    assert [xid for xid in range(8, 23) if snapshot.shows(xid)] == [8, 9, 11, 12, 13, *range(15, 20)]
+    assert [xid for xid in range(8, 23) if snapshot.shows(xid)] == [
+        8,
+        9,
+        11,
+        12,
+        13,
+        *range(15, 20),
+    ]
 
 
 def test_nothing_in_progress() -> None:

@@ -1,0 +1,124 @@
+"""Handing requests to the process that holds the pipeline, or being it for so long.
+
+With a live lease the request is left in the state, and its holder executes it in its stream. Without one
+this process takes the lease and runs the daemon until its requests have ended: there is one way only in
+which rows are written beside the stream, whoever does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from bridge import requests
+from bridge.config import Effective
+from bridge.errors import BridgeError, StopError, Unreachable
+from bridge.lease import Lease, held
+from bridge.qdrant.guarded import GuardedTarget
+from bridge.qdrant.state import QdrantState
+from bridge.requests import Request
+from bridge.status import read_stream
+from cli.handoff import extend, make_daemon
+from cli.output import note
+from cli.places import Place, state_of
+from sync.daemon import Daemon
+
+OnProgress = Callable[[Request], None]
+
+_LOOK_SECONDS = 2.0
+
+
+def is_held(store: QdrantState) -> bool:
+    """Whether another process holds the pipeline."""
+    try:
+        Lease(store).require_takeable(_tell_watched)
+    except StopError as error:
+        if error.code != "LEASE_HELD":
+            raise
+        return True
+    return False
+
+
+def await_holder(
+    store: QdrantState, asked: Sequence[Request], on_progress: OnProgress
+) -> list[Request]:
+    """The outcomes. Unreachable if the holder ends before; the requests then wait for the next one."""
+    looked_at = time.monotonic()
+
+    def look(request: Request) -> None:
+        nonlocal looked_at
+        on_progress(request)
+        if not request.progress.ended and time.monotonic() - looked_at > _LOOK_SECONDS:
+            looked_at = time.monotonic()
+            if not is_held(store):
+                raise Unreachable(
+                    "the daemon has ended before it was done",
+                    hint="the request is kept: it goes on when qdrant-bridge sync postgres (or run) "
+                    "is started again",
+                )
+
+    return requests.await_outcomes(store, asked, on_progress=look)
+
+
+@contextmanager
+def holding(effective: Effective, place: Place) -> Iterator[Place]:
+    """Be the holder: the place whose every write looks at the lease first."""
+    store = state_of(place, effective.settings)
+    with held(store, on_wait=_tell_watched) as lease:
+        yield replace(place, target=GuardedTarget(place.target, before=lease.require))
+
+
+def execute(
+    effective: Effective, place: Place, asked: Sequence[Request], on_progress: OnProgress
+) -> list[Request]:
+    """Run the daemon until the requests have ended; `place` is that of `holding`."""
+    store = state_of(place, effective.settings)
+    stream = read_stream(store)
+    if stream is not None:
+        extend(effective, place, stream)
+    daemon = make_daemon(effective, place, tell=_tell)
+    return asyncio.run(_until_ended(daemon, store, asked, on_progress))
+
+
+async def _until_ended(
+    daemon: Daemon, store: QdrantState, asked: Sequence[Request], on_progress: OnProgress
+) -> list[Request]:
+    given_up = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        if given_up.wait(seconds):
+            raise _GivenUp("the daemon has ended")
+
+    running = asyncio.ensure_future(daemon.run())
+    waiting = asyncio.ensure_future(
+        asyncio.to_thread(
+            requests.await_outcomes, store, asked, on_progress=on_progress, sleep=sleep
+        )
+    )
+    try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            daemon.stop()
+        await running
+        return await waiting
+    finally:
+        given_up.set()
+        running.cancel()
+
+
+class _GivenUp(BridgeError):
+    """Nobody waits any more; internal."""
+
+
+def _tell(event: str, **fields: object) -> None:
+    """Of the daemon's log, what somebody who waits wants to know."""
+    if event == "waiting":
+        note(f"waiting: {fields.get('reason')}")
+
+
+def _tell_watched(who: str) -> None:
+    note(f"looking whether {who} is still alive")

@@ -1,0 +1,363 @@
+"""`qdrant-bridge resync`: read rows again and write them into the running stream; a stream begun again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from backfill.extension import begin_again
+from backfill.preflight import inspect
+from bridge import requests
+from bridge.config import Effective
+from bridge.errors import BridgeError, CheckFailed, StopError, UsageError
+from bridge.postgres.catalog import server_facts
+from bridge.postgres.connection import connect
+from bridge.qdrant.state import QdrantState
+from bridge.requests import Key, Request
+from bridge.status import read_stream
+from bridge.stream_state import StreamState
+from bridge.table_names import format_table_name, parse_table_name
+from cli import options as o
+from cli.handoff import tell_blockers
+from cli.help import Command
+from cli.holder import await_holder, execute, holding, is_held
+from cli.output import err, note, print_json
+from cli.places import Place, begun_state, open_target, postgres_url, require_tables, state_of
+from sync.checks import SourceChecks
+
+REPORT_VERSION = 1
+
+LOST = ("SLOT_LOST", "GAP", "SOURCE_CHANGED", "PUBLICATION_CHANGED", "TARGET_CHANGED")
+"""Stops after which the stream cannot be gone on with."""
+
+_WHAT = "What"
+_EXAMPLES = """
+Examples:
+  qdrant-bridge resync public.docs --config bridge.yaml
+  qdrant-bridge resync public.docs --from 1000 --to 2000 --config bridge.yaml
+  qdrant-bridge resync --all --config bridge.yaml
+
+A daemon that runs does it within its stream; else this command follows the stream for so long. After
+SLOT_LOST and the like, --all begins again: another slot, every table copied, points without a row removed.
+"""
+
+TableName = Annotated[
+    str | None, typer.Argument(help="A table of the configuration.", metavar="TABLE")
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help='The first key. Of several columns: ["a", "7"].',
+        metavar="KEY",
+        rich_help_panel=_WHAT,
+    ),
+]
+To = Annotated[
+    str | None,
+    typer.Option("--to", help="The last key, included.", metavar="KEY", rich_help_panel=_WHAT),
+]
+All = Annotated[bool, typer.Option("--all", help="Every table.", rich_help_panel=_WHAT)]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", rich_help_panel=_WHAT)]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--no-wait", help="Wait until it is done; so it is.", rich_help_panel=_WHAT
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("resync", cls=Command, epilog=_EXAMPLES)(resync)
+
+
+def resync(
+    table: TableName = None,
+    first: From = None,
+    last: To = None,
+    everything: All = False,
+    yes: Yes = False,
+    wait: Wait = True,
+    pg_url: o.PgUrl = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    config: o.Config = None,
+    as_json: o.Json = False,
+    skip_tls: o.SkipTls = None,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Read a table, a range of its keys or everything again, and remove points without a row."""
+    if (table is None) == (not everything):
+        raise UsageError(
+            "what to read again is not said",
+            hint="qdrant-bridge resync TABLE, or --all",
+        )
+    if table is None and (first is not None or last is not None):
+        raise UsageError("--from and --to are keys of one table", hint="name the table")
+    effective = o.Flags(
+        config=config,
+        pg_url=pg_url,
+        qdrant_url=qdrant_url,
+        qdrant_key=qdrant_key,
+        skip_tls=skip_tls,
+        allow_plaintext=allow_plaintext,
+    ).load()
+    require_tables(effective.settings)
+    with open_target(effective.settings) as place:
+        store = begun_state(place.target, effective.settings)
+        stream = _require_stream(store)
+        if everything:
+            wanted = [_request(effective, name, wait) for name in effective.settings.tables]
+        else:
+            assert table is not None  # noqa: S101 - or `everything`
+            wanted = [_request(effective, table, wait, first, last)]
+        ended = _carry_out(effective, place, stream, wanted, everything, yes, wait)
+    _report(ended, as_json)
+
+
+def _require_stream(store: QdrantState) -> StreamState:
+    stream = read_stream(store)
+    if stream is None or stream.phase == "backfill":
+        raise UsageError(
+            f"pipeline {store.pipeline} has no stream yet",
+            hint="qdrant-bridge run begins it; backfill pgvector --migration.restart copies again",
+        )
+    return stream
+
+
+# --- what is asked ---------------------------------------------------------------------------------
+
+
+def _request(
+    effective: Effective,
+    name: str,
+    wait: bool,
+    first: str | None = None,
+    last: str | None = None,
+) -> Request:
+    settings = effective.settings
+    spelled = format_table_name(*parse_table_name(name))
+    configured = settings.tables.get(spelled)
+    if configured is None:
+        raise UsageError(
+            f"table {name} is not in the configuration",
+            hint=f"it has: {', '.join(settings.tables)}",
+        )
+    with connect(postgres_url(settings), allow_plaintext=settings.allow_plaintext) as connection:
+        mapping = inspect(connection, spelled, configured).mapping
+    key = mapping.key_columns
+    return requests.make(
+        "resync",
+        mapping.table.label,
+        first=_key(first, key, "--from"),
+        last=_key(last, key, "--to"),
+        waited_for=wait,
+    )
+
+
+def _key(text: str | None, columns: Sequence[str], flag: str) -> Key | None:
+    """A key as dead letters name it: its text, or a JSON array of texts for several columns."""
+    if text is None:
+        return None
+    if len(columns) == 1:
+        return (text,)
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, list) or len(values) != len(columns):
+        raise UsageError(
+            f"{flag}: the key has {len(columns)} columns ({', '.join(columns)})",
+            hint=f"""{flag} '["a", "7"]'""",
+        )
+    return tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
+
+
+# --- doing it --------------------------------------------------------------------------------------
+
+
+def _carry_out(
+    effective: Effective,
+    place: Place,
+    stream: StreamState,
+    wanted: list[Request],
+    everything: bool,
+    yes: bool,
+    wait: bool,
+) -> list[Request]:
+    """Hand it to the daemon, or do it; the requests as they ended, or as they were handed over."""
+    store = state_of(place, effective.settings)
+    with _Watched() as watched:
+        if is_held(store):
+            for request in wanted:
+                requests.ask(store, request)
+            return await_holder(store, wanted, watched.show) if wait else wanted
+        lost = _why_lost(effective, place, stream) if everything else None
+        if lost is not None:
+            _confirm(lost, yes)
+            with holding(effective, place) as mine:
+                asked = _begin_again(effective, mine, stream, wait)
+                return execute(effective, mine, asked, watched.show) if wait else asked
+        for request in wanted:
+            requests.ask(store, request)
+        if not wait:
+            note("no daemon is running: it is done when one is started")
+            return wanted
+        with holding(effective, place) as mine:
+            return execute(effective, mine, wanted, watched.show)
+
+
+def _why_lost(effective: Effective, place: Place, stream: StreamState) -> StopError | None:
+    """Why the stream cannot be gone on with; None if it can."""
+    settings = effective.settings
+    if stream.stop is not None and stream.stop.code == "SOURCE_CHANGED":
+        return StopError(stream.stop.message, code=stream.stop.code)
+    known = stream.facts["tables"]
+    try:
+        connection = connect(postgres_url(settings), allow_plaintext=settings.allow_plaintext)
+        found = str(server_facts(connection).system_identifier)
+        if found != stream.facts["system_id"]:
+            connection.close()
+            return StopError("this is another cluster", code="SOURCE_CHANGED")
+        followed = {
+            name: table
+            for name, table in settings.tables.items()
+            if any(name in (label, label.partition(".")[2]) for label in known)
+        }
+        checks = SourceChecks(connection, followed, place.target)
+        try:
+            checks.require_sound(stream)
+        finally:
+            checks.close()
+    except StopError as error:
+        if error.code not in LOST:
+            raise
+        return error
+    return None
+
+
+def _confirm(lost: BridgeError, yes: bool) -> None:
+    what = (
+        f"{lost.message}. What has changed since cannot be read any more: a new replication slot is "
+        "made, all tables are copied again, and points without a row are removed."
+    )
+    note(what)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "that is not begun without being asked for", hint="qdrant-bridge resync --all --yes"
+        )
+    if not typer.confirm("Begin again?", err=True):
+        raise UsageError(
+            "nothing was done", hint="the stream stays stopped until it is begun again"
+        )
+
+
+def _begin_again(
+    effective: Effective, place: Place, stream: StreamState, wait: bool
+) -> list[Request]:
+    settings = effective.settings
+    _state, asked = begin_again(
+        postgres_url(settings),
+        settings.tables,
+        stream,
+        publication=settings.publication,
+        target=place.target,
+        store=state_of(place, settings),
+        create_collection=settings.migration.create_collection,
+        allow_plaintext=settings.allow_plaintext,
+        waited_for=wait,
+        on_wait=tell_blockers,
+    )
+    return asked
+
+
+# --- what is shown ---------------------------------------------------------------------------------
+
+
+class _Watched:
+    """One line on a terminal, rewritten as the request goes on; nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self._console = err()
+        self._status = self._console.status("waiting for the daemon")
+
+    def __enter__(self) -> _Watched:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._status.stop()
+
+    def show(self, request: Request) -> None:
+        """The request as it is now."""
+        progress = request.progress
+        about = f" of about {progress.estimated_rows:,}" if progress.estimated_rows > 0 else ""
+        stages = {
+            "asked": "waiting for the daemon",
+            "rows": f"{progress.rows:,}{about} rows",
+            "extras": f"looking for points without a row; {progress.extras:,} so far",
+        }
+        told = stages.get(progress.stage, progress.stage)
+        if progress.waiting:
+            told += f"; waiting for {progress.waiting}"
+        self._status.update(Text(f"{request.table}: {told}"))
+
+
+def _report(ended: Sequence[Request], as_json: bool) -> None:
+    if as_json:
+        print_json({"version": REPORT_VERSION, "requests": [to_json(r) for r in ended]})
+    else:
+        _print(ended)
+    failed = [request for request in ended if request.progress.stage == "failed"]
+    if failed:
+        first = failed[0].progress
+        raise CheckFailed(
+            "; ".join(f"{r.table}: {r.progress.reason}" for r in failed), hint=first.hint
+        )
+
+
+def to_json(request: Request) -> dict[str, Any]:
+    """As `--json` prints it. `outcome`: done, failed, or asked where nobody waited."""
+    progress = request.progress
+    return {
+        "table": request.table,
+        "outcome": progress.stage,
+        "rows": progress.rows,
+        "written": progress.written,
+        "dead_letters": progress.letters,
+        "extras": progress.extras,
+        "extras_removed": not progress.extras_kept,
+        "reason": progress.reason or None,
+    }
+
+
+def _print(ended: Sequence[Request]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("table", "outcome", "rows", "written", "set aside", "without a row"):
+        left = heading in ("table", "outcome")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for request in ended:
+        progress = request.progress
+        extras = f"{progress.extras:,}" + (" (kept)" if progress.extras_kept else "")
+        table.add_row(
+            Text(request.table),
+            Text({"asked": "handed over"}.get(progress.stage, progress.stage)),
+            f"{progress.rows:,}",
+            f"{progress.written:,}",
+            f"{progress.letters:,}",
+            extras,
+        )
+    err().print(table)
+    if any(request.progress.extras_kept and request.progress.extras for request in ended):
+        note("points of other origin are kept; owns_collection: true lets all of them go")
