@@ -67,7 +67,7 @@ def extend_stream(
         publication = _publish(connection, state, list(found.values()), list(new.values()), store)
         failpoint("extension.after_publication")
         if state.phase == "backfill":
-            snapshot = slots.complete_snapshot(connection)
+            snapshot = slots.current_snapshot(connection)
             slots.wait_for_transactions(connection, snapshot, on_wait=on_wait)
         else:
             for inspection in inspections:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 from backfill import indexing
@@ -29,12 +30,13 @@ from backfill.resume import fingerprint_of, require_same
 from bridge.config_tables import TableSettings
 from bridge.errors import BridgeError, StopError, UsageError
 from bridge.failpoints import failpoint
+from bridge.payload_fields import owns_whole_points
 from bridge.pipeline import checkpoint_chunk
-from bridge.postgres import catalog, checks, chunks
+from bridge.postgres import activity, catalog, checks, chunks
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.channel import Endpoint
 from bridge.qdrant.state import QdrantState
-from bridge.qdrant.target import CollectionState, Target
+from bridge.qdrant.target import CollectionState, Pending, Target
 from bridge.retry import Retry
 from bridge.schema import quote_identifier
 from bridge.state import ChunkDone, Source, TablePlan
@@ -252,6 +254,7 @@ class TableBackfill:
                 else None
             ),
             created_at=now(),
+            writes_before=activity.write_count(connection, table),
         )
 
     def _done(self, plan: TablePlan) -> dict[int, ChunkDone]:
@@ -318,7 +321,9 @@ class TableBackfill:
             patience_seconds=options.patience_seconds,
             dead_letter_limit=options.dead_letter_limit,
         )
-        apply = None if options.endpoint is not None else self._apply
+        whole = owns_whole_points(inspection.mapping)
+        send = self._target.send if whole else self._target.send_fields
+        apply = None if options.endpoint is not None else partial(_apply, send)
         copied = letters = 0
         with Pool(task, workers=workers, apply=apply) as pool:
             for event in pool.run(todo):
@@ -335,13 +340,6 @@ class TableBackfill:
                         hint="see why with qdrant-bridge dead-letters list; what is copied is kept",
                     )
         return copied
-
-    def _apply(self, request: bytes) -> BridgeError | None:
-        try:
-            self._target.send(request).result()
-        except BridgeError as error:
-            return error
-        return None
 
     def _checkpoint(self, plan: TablePlan, event: ChunkCopied) -> None:
         done = ChunkDone(
@@ -443,6 +441,7 @@ class TableBackfill:
                 source = sum(partitions.values())
             else:
                 source = checks.exact_count(connection, inspection.table, inspection.where)
+            writes = activity.write_count(connection, inspection.table)
         owner = self._store.get("owner", plan.collection) or {}
         left = sum(
             record["table"] == plan.source.table
@@ -454,6 +453,7 @@ class TableBackfill:
             partitions=partitions,
             source_before=plan.rows_before,
             letters_settled=max(0, letters - left),
+            written_to=writes is None or writes != plan.writes_before,
             found_points=int(owner.get("found_points", plan.points_before)),
         )
         names = {
@@ -476,3 +476,12 @@ def chunk_rows(relation_bytes: int, estimated_rows: int, workers: int) -> int:
 def now() -> str:
     """RFC 3339, UTC, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _apply(send: Callable[[bytes], Pending], request: bytes) -> BridgeError | None:
+    """Apply a worker's request to the embedded target."""
+    try:
+        send(request).result()
+    except BridgeError as error:
+        return error
+    return None

@@ -65,6 +65,7 @@ class Counts:
     `source_before`: the source's when the plan was made, None where that was not counted.
     `found_points`: what the collection held before it was first filled. `letters_settled`: dead
     letters of the chunks that have been retried or dropped since; the former are points now.
+    `written_to`: somebody has written to the table since the plan was made, or may have.
     """
 
     source: int
@@ -73,6 +74,7 @@ class Counts:
     found_points: int
     source_before: int | None = None
     letters_settled: int = 0
+    written_to: bool = False
 
 
 def sum_up(chunks: Iterable[ChunkDone]) -> tuple[int, int, int, int]:
@@ -91,9 +93,10 @@ def judge(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(problems, notes) of a table whose chunks are all done.
 
-    A table that is written to while it is copied has another count than was read: that is reported
-    and is no failure (the sync is there for it). Where it stood still, each side must add up; and
-    nobody takes points away, so the target never holds fewer than were written.
+    A table that is written to while it is copied has other counts than were read, be it of one
+    partition alone: that is reported and is no failure (the sync is there for it). Where it stood
+    still, each side must add up; and nobody takes points away, so the target never holds fewer
+    than were written.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -104,27 +107,35 @@ def judge(
         notes.append(f"{left} rows were set aside: qdrant-bridge dead-letters list")
     if counts.target < written:
         problems.append(f"{written} points were written, but the collection holds {counts.target}")
-    if counts.source != read and counts.source == counts.source_before:
+    stood_still = counts.source == counts.source_before and not counts.written_to
+    if counts.source != read and stood_still:
         problems.append(f"{read} rows were read of a table that had {counts.source} all the time")
     elif counts.source != read:
-        notes.append(
-            f"the table changed while it was copied: {read} rows were read, it has "
-            f"{counts.source} now; a sync would follow such changes"
-        )
+        notes.append(_changed(f"{read} rows were read, it has {counts.source} now"))
         return tuple(problems), tuple(notes)
-    for name, rows in counts.partitions.items():
-        if read_by_partition.get(name, 0) != rows:
-            problems.append(
-                f"partition {name} has {rows} rows, of which {read_by_partition.get(name, 0)} were read"
-            )
+    partitions = [
+        f"partition {name} has {rows} rows, of which {read_by_partition.get(name, 0)} were read"
+        for name, rows in counts.partitions.items()
+        if read_by_partition.get(name, 0) != rows
+    ]
+    if partitions and counts.written_to:
+        notes.append(_changed(", ".join(partitions)))
+    else:
+        problems += partitions
     if counts.found_points:
         notes.append(
             f"the collection held {counts.found_points} points before it was filled, and holds "
             f"{counts.target} now; only verify can tell these apart"
         )
+    elif counts.target > written + counts.letters_settled and counts.written_to:
+        notes.append(_changed(f"{written} points were written, {counts.target} are there"))
     elif counts.target > written + counts.letters_settled:
         problems.append(
             f"{written} points were written, but the collection holds {counts.target}: rows deleted "
             "since an earlier run, or points of somebody else"
         )
     return tuple(problems), tuple(notes)
+
+
+def _changed(how: str) -> str:
+    return f"the table changed while it was copied: {how}; a sync would follow such changes"

@@ -11,12 +11,15 @@ from backfill.preflight import Inspection, inspect
 from bridge.config_tables import TableSettings
 from bridge.errors import Rejected, Unstorable, UsageError
 from bridge.events import Read
+from bridge.mapping import TableMapping
+from bridge.payload_fields import fields_rule, owns_whole_points
 from bridge.plan import DeadLetter, Point
 from bridge.postgres import scan
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.qdrant.wire import encode_upsert
+from bridge.qdrant.wire_fields import encode_field_updates
 from bridge.state import Record, letter_from_record, letter_name
 
 _ROWS_A_TIME = 200
@@ -97,7 +100,7 @@ def _retry_some(
     present = {mapping.dead_letter(mapping.key_texts(row), "", "").key for row in rows}
     by_id = {mapping.id_rule.of(key): letter for key, letter in zip(keys, letters, strict=True)}
     for point in points:
-        flaw = _write_one(target, mapping.collection.name, point)
+        flaw = _write_one(target, mapping, point)
         if flaw is not None:
             letter = by_id[point.id]
             refused[letter.key] = DeadLetter(
@@ -110,8 +113,13 @@ def _retry_some(
     return Outcome(written=len(settled) - gone, gone=gone, kept=len(refused))
 
 
-def _write_one(target: Target, collection: str, point: Point) -> str | None:
+def _write_one(target: Target, mapping: TableMapping, point: Point) -> str | None:
+    collection = mapping.collection.name
     try:
+        if not owns_whole_points(mapping):
+            update = fields_rule(mapping)(point)
+            target.send_fields(encode_field_updates(collection, [update])).result()
+            return None
         # An embedded target would take what the messages of Qdrant cannot carry, and a server none.
         encode_upsert(collection, [point])
         target.upsert(collection, [point])

@@ -29,12 +29,14 @@ from backfill.messages import Answer, Chunk, ChunkCopied, Failed, Progress, Requ
 from bridge.errors import BridgeError, StopError, Unreachable
 from bridge.events import Read
 from bridge.failpoints import failpoint
+from bridge.payload_fields import fields_rule, owns_whole_points
 from bridge.plan import DeadLetter, Point
 from bridge.postgres import scan
 from bridge.postgres.connection import Connection as Postgres
 from bridge.postgres.connection import connect
 from bridge.qdrant.channel import Sender
 from bridge.qdrant.wire import encode_upsert
+from bridge.qdrant.wire_fields import encode_field_updates
 from bridge.retry import Retry
 from bridge.writer import Pending, Writer
 
@@ -43,7 +45,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 
 class Send(Protocol):
-    """Begins an Upsert that is ready."""
+    """Begins a write that is ready."""
 
     def __call__(self, request: bytes) -> Pending:
         """The request, in flight."""
@@ -80,6 +82,7 @@ class ChunkCopier:
         self._pipe = pipe
         self._mapping = task.mapping
         self._table = task.mapping.table
+        self._fields = None if owns_whole_points(task.mapping) else fields_rule(task.mapping)
         self._postgres: Postgres | None = None
         self._reported = 0.0
 
@@ -189,8 +192,11 @@ class ChunkCopier:
                 self._postgres = None
 
     def _encode(self, points: Sequence[Point]) -> bytes:
-        collection = self._mapping.collection.name
-        return encode_upsert(collection, points, ordering=self._task.write_ordering)
+        collection, ordering = self._mapping.collection.name, self._task.write_ordering
+        if self._fields is not None:
+            updates = list(map(self._fields, points))
+            return encode_field_updates(collection, updates, ordering=ordering)
+        return encode_upsert(collection, points, ordering=ordering)
 
     def _refused(self, opened: OpenChunk) -> list[DeadLetter]:
         """Dead letters for what the writer has refused since the last time.
@@ -302,7 +308,11 @@ def serve(pipe: Connection) -> None:
     task: Task = pipe.recv()
     inbox = Inbox(pipe)
     sender = None if task.endpoint is None else Sender(task.endpoint)
-    send: Send = sender.send if sender is not None else ParentSend(pipe, inbox)
+    send: Send
+    if sender is None:
+        send = ParentSend(pipe, inbox)
+    else:
+        send = sender.send if owns_whole_points(task.mapping) else sender.send_batch
     copier = ChunkCopier(task, send, pipe)
     opened: list[OpenChunk] = []
 

@@ -34,7 +34,7 @@ from backfill.preflight import Inspection, inspect
 from benchmarks import tables
 from benchmarks.backfill import null_server, qdrant, say, statement_of
 from benchmarks.measure import machine
-from benchmarks.sync_daemon import Job
+from benchmarks.sync_daemon import PIPELINE, Job
 from benchmarks.sync_load import KINDS, NAMES, POOL, Committed, Kind, change_steadily, make_backlog
 from bridge.config_tables import TableSettings
 from bridge.events import Read
@@ -44,7 +44,9 @@ from bridge.postgres.connection import connect
 from bridge.postgres.embedded import EmbeddedPostgres, installation
 from bridge.qdrant.channel import Endpoint, Sender
 from bridge.qdrant.server import ServerTarget
+from bridge.qdrant.state import QdrantState
 from bridge.qdrant.wire_updates import encode_patches
+from bridge.stream_state import RECORD_NAME
 
 SETTINGS = {
     "fsync": "off",
@@ -106,7 +108,7 @@ class Source:
                 slot=SLOT,
                 publication=SLOT,
                 tables=[self.inspection.table],
-                pipeline=SLOT,
+                pipeline=PIPELINE,
             )
         self._facts = facts.to_record()
 
@@ -264,6 +266,9 @@ def _collection(source: Source, place: Endpoint) -> Iterator[None]:
         yield
     finally:
         target.delete_collection(spec.name)
+        store = QdrantState(target, PIPELINE)
+        if store.exists():
+            store.remove("stream", [RECORD_NAME])
         target.close()
 
 
@@ -411,6 +416,8 @@ def lag_behind(source: Source, place: Place, *, rate: int, seconds: float) -> It
             told = daemon.end()
         if place.null:
             lags = _until_checkpoint(watcher.committed, told["checkpoints"])
+        # What was never seen would be the longest lag of all: no figure without it.
+        assert len(lags) == len(watcher.committed), f"{len(watcher.committed) - len(lags)} not seen"
         p50, p95, p99 = (round(1000 * float(p)) for p in np.percentile(lags, [50, 95, 99]))
         lag = Lag(
             kind=NAMES[kind],

@@ -33,6 +33,7 @@ from bridge.stream_state import RECORD_NAME, StreamState
 from sync.daemon import Daemon, DaemonOptions, tune_collector
 from sync.windows import Limits
 
+PIPELINE = "bench"
 # As in a configuration file that does not say otherwise.
 LIMITS = Limits(operations=2000, size_bytes=16 * 2**20, seconds=0.05)
 
@@ -114,7 +115,9 @@ def open_target(job: Job) -> ServerTarget:
 async def run(job: Job) -> Measured:
     """Stream until the position, or the end of standard input."""
     target = open_target(job)
-    store: QdrantState = MemoryState(target, "bench") if job.null else QdrantState(target, "bench")
+    store: QdrantState = (
+        MemoryState(target, PIPELINE) if job.null else QdrantState(target, PIPELINE)
+    )
     start = Lsn.parse(job.facts["start_lsn"])
     state = StreamState(facts=job.facts, checkpoint=start, phase="catching_up")
     if not job.null:

@@ -6,7 +6,6 @@ surprise is a warning, shown by `plan`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from string import Formatter
@@ -14,6 +13,7 @@ from string import Formatter
 from bridge.collection_spec import CollectionSpec, IndexKind, check_name
 from bridge.config_tables import TableSettings
 from bridge.errors import UsageError
+from bridge.json_paths import json_path
 from bridge.map_vectors import map_vectors, vector_kind
 from bridge.mapping import (
     Form,
@@ -28,7 +28,6 @@ from bridge.postgres.decode import binary_loader, key_text_loader
 from bridge.schema import Column, Table
 from bridge.values import ValuePolicy
 
-_PLAIN_STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _EXACT_DIGITS = 15  # what every double holds: IEEE 754, DBL_DIG
 _INTEGERS = ("int2", "int4", "int8")
 _TEXTS = ("text", "varchar", "bpchar", "citext", "name")
@@ -54,6 +53,7 @@ def map_table(
     _refuse_collisions(table, [path for path, _name in fields], rule)
     indexes = _payload_indexes(table, key, fields, settings, warnings)
     if not mapped:
+        _require_addressable(table, [path for path, _name in fields])
         warnings.append(
             "no vectors: existing points keep theirs and all fields that are not mapped; "
             "new rows become points without a vector"
@@ -214,6 +214,20 @@ def _refuse_collisions(table: Table, paths: list[tuple[str, ...]], rule: IdRule)
         seen.add(path)
 
 
+def _require_addressable(table: Table, paths: list[tuple[str, ...]]) -> None:
+    """Fields inside of objects are set by their path, which Qdrant's grammar must be able to tell."""
+    for path in paths:
+        if len(path) > 1:
+            try:
+                json_path(path)
+            except ValueError:
+                raise UsageError(
+                    f"payload.{'.'.join(path)}: Qdrant cannot address a field of that name",
+                    hint="leave quotes and backslashes out of it",
+                    table=table.label,
+                ) from None
+
+
 def _payload_field(
     column: Column,
     path: tuple[str, ...],
@@ -357,14 +371,3 @@ def _index_kind(column: Column, settings: TableSettings) -> IndexKind | None:
     if kind.name in _TIMES:
         return "datetime"
     return {"bool": "bool", "uuid": "uuid"}.get(kind.name)  # type: ignore[return-value]
-
-
-def json_path(path: tuple[str, ...]) -> str:
-    """Qdrant's JSON path of a payload field; a name that is no plain word is quoted.
-
-    ValueError for a name with a quote or backslash: the grammar has no escape for them (tried on
-    1.18.3).
-    """
-    if any('"' in step or "\\" in step for step in path):
-        raise ValueError(f"no JSON path leads to {path!r}")
-    return ".".join(step if _PLAIN_STEP.fullmatch(step) else f'"{step}"' for step in path)

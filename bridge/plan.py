@@ -62,6 +62,17 @@ class Patch(NamedTuple):
     cleared: frozenset[str]
 
 
+class Fields(NamedTuple):
+    """Fields of a point's payload that are set, and nothing else of it: the point may be anybody's.
+
+    `groups`: by the path of the object that they lie in (empty: the payload itself), name -> value.
+    None deletes the field. A point that does not exist is made of them, without a vector.
+    """
+
+    id: PointId
+    groups: Mapping[tuple[str, ...], Mapping[str, PayloadValue]]
+
+
 class Remove(NamedTuple):
     """A point that is gone; removing one that is not there is no error."""
 

@@ -19,6 +19,7 @@ from bridge.schema import Column, Table, quote_identifier
 from bridge.state import Record
 
 _PREFIX = "schema/"
+_CHANGED = "changed/"
 _VECTOR_INDEXES = ("hnsw", "ivfflat")
 
 
@@ -186,6 +187,20 @@ def _other_type(before: RecordedColumn, column: Column) -> bool:
 def save(store: Records, schema: RecordedSchema) -> None:
     """Keep it, over what was kept of a table of that name before."""
     store.put("stream", f"{_PREFIX}{schema.label}", schema.to_record())
+
+
+def note_changes(store: Records, label: str, columns: Iterable[str]) -> None:
+    """Keep which columns are others than at the copy: rows from before may differ in them."""
+    store.put("stream", f"{_CHANGED}{label}", {"columns": sorted(columns)})
+
+
+def noted_changes(store: Records) -> dict[str, list[str]]:
+    """The columns of `note_changes`, by the tables' labels."""
+    return {
+        name.removeprefix(_CHANGED): list(record["columns"])
+        for name, record in store.records("stream")
+        if name.startswith(_CHANGED)
+    }
 
 
 def load(store: Records) -> dict[int, RecordedSchema]:

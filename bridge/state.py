@@ -59,6 +59,7 @@ class TablePlan:
     `fingerprint` sums up what decides where a row goes (key, ids, columns, conditions): a plan made
     under another one must not be gone on with. `points_before` and `rows_before` are what the
     collection and the table held when the plan was made; None if that was too much to count.
+    `writes_before`: how many writes the table had seen by then, None where nobody counts them.
     """
 
     source: Source
@@ -69,6 +70,7 @@ class TablePlan:
     points_before: int
     rows_before: int | None
     created_at: str
+    writes_before: int | None = None
 
     @property
     def chunks(self) -> int:
@@ -91,6 +93,7 @@ class TablePlan:
             points_before=record["points_before"],
             rows_before=record["rows_before"],
             created_at=record["created_at"],
+            writes_before=record.get("writes_before"),
         )
 
 

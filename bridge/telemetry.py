@@ -21,6 +21,7 @@ EVENTS: Final = {
     "lease_taken": "this process is the one that writes",
     "lease_lost": "another process writes now; this one ends",
     "connected": "a session with Postgres has begun; checkpoint, binary",
+    "schema_changed": "columns are others than at the copy; table, columns, hint",
     "streaming": "the checkpoint has passed where Postgres was when the session began",
     "waiting": "something does not answer and is tried again; reason, seconds",
     "dead_letter": "a row was set aside; table, reason",

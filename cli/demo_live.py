@@ -30,8 +30,8 @@ from bridge.postgres.sample_changes import KINDS, SampleChanges, Transaction
 from bridge.postgres.slots import inspect_slot
 from cli.output import err, note
 
-FOLLOWED_SECONDS = 2.5
-DEAD_SECONDS = 1.5
+FOLLOWED_SECONDS = 2.0
+DEAD_SECONDS = 1.0
 PAUSE_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
 STOP_SECONDS = 40.0

@@ -111,14 +111,11 @@ def resync(
         allow_plaintext=allow_plaintext,
     ).load()
     require_tables(effective.settings)
+    names = list(effective.settings.tables) if table is None else [_configured(effective, table)]
     with open_target(effective.settings) as place:
         store = begun_state(place.target, effective.settings)
         stream = _require_stream(store)
-        if everything:
-            wanted = [_request(effective, name, wait) for name in effective.settings.tables]
-        else:
-            assert table is not None  # noqa: S101 - or `everything`
-            wanted = [_request(effective, table, wait, first, last)]
+        wanted = [_request(effective, name, wait, first, last) for name in names]
         ended = _carry_out(effective, place, stream, wanted, everything, yes, wait)
     _report(ended, as_json)
 
@@ -136,23 +133,23 @@ def _require_stream(store: QdrantState) -> StreamState:
 # --- what is asked ---------------------------------------------------------------------------------
 
 
+def _configured(effective: Effective, name: str) -> str:
+    """The table's name as the configuration has it."""
+    tables = effective.settings.tables
+    spelled = format_table_name(*parse_table_name(name))
+    if spelled not in tables:
+        raise UsageError(
+            f"table {name} is not in the configuration", hint=f"it has: {', '.join(tables)}"
+        )
+    return spelled
+
+
 def _request(
-    effective: Effective,
-    name: str,
-    wait: bool,
-    first: str | None = None,
-    last: str | None = None,
+    effective: Effective, name: str, wait: bool, first: str | None, last: str | None
 ) -> Request:
     settings = effective.settings
-    spelled = format_table_name(*parse_table_name(name))
-    configured = settings.tables.get(spelled)
-    if configured is None:
-        raise UsageError(
-            f"table {name} is not in the configuration",
-            hint=f"it has: {', '.join(settings.tables)}",
-        )
     with connect(postgres_url(settings), allow_plaintext=settings.allow_plaintext) as connection:
-        mapping = inspect(connection, spelled, configured).mapping
+        mapping = inspect(connection, name, settings.tables[name]).mapping
     key = mapping.key_columns
     return requests.make(
         "resync",

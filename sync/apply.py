@@ -13,7 +13,7 @@ Whatever cannot be stored becomes a dead letter; the point stays what it was.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,9 +22,11 @@ from typing import NamedTuple, Protocol
 from bridge.errors import RateLimited, Rejected, StopError, Unstorable
 from bridge.events import UNCHANGED, Field, Read
 from bridge.failpoints import failpoint
-from bridge.plan import DeadLetter, Patch, Point, Vector
+from bridge.payload_fields import fields_rule, owns_whole_points
+from bridge.plan import DeadLetter, Fields, Patch, Point, Vector
 from bridge.point_ids import PointId
 from bridge.qdrant.wire import encode_upsert
+from bridge.qdrant.wire_fields import encode_field_updates
 from bridge.retry import Retry
 from bridge.writer import Pending, Writer
 from sync.tables import Row, StreamTable, binary_vectors, known
@@ -50,6 +52,7 @@ class Points(Protocol):
     """What is needed of a `target.Target`."""
 
     def send(self, request: bytes) -> Pending: ...
+    def send_fields(self, request: bytes) -> Pending: ...
     def patch(self, collection: str, patches: Sequence[Patch]) -> None: ...
     def delete(self, collection: str, ids: Sequence[PointId]) -> None: ...
     def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]: ...
@@ -92,6 +95,7 @@ class _Plan:
     patches: dict[PointId, Changed] = field(default_factory=dict)
     reread: dict[PointId, Changed] = field(default_factory=dict)
     inherited: dict[PointId, Mapping[str, Vector]] = field(default_factory=dict)
+    rules: dict[PointId, Callable[[Point], Fields]] = field(default_factory=dict)
     removes: dict[PointId, str] = field(default_factory=dict)
 
 
@@ -223,7 +227,8 @@ class Applier:
                 old if new is UNCHANGED else new for new, old in zip(changed.row, row, strict=True)
             )
             omitted = table.unchanged(filled)
-            state = Changed(table.without(omitted) if omitted else table, filled, changed.xid)
+            layout = table.without(omitted) if omitted else table
+            state = Changed(layout, filled, changed.xid, changed.moved_from)
             if not table.unchanged(changed.row) & table.where_fields or self._kept(
                 plan, identity, state, applied
             ):
@@ -264,12 +269,7 @@ class Applier:
         if not plan.whole:
             return
         rows_of: dict[PointId, tuple[StreamTable, Row]] = {}
-        writer = Writer(
-            encode=lambda points: encode_upsert(plan.collection, points, ordering=self._ordering),
-            send=self._target.send,
-            retry=self._retry,
-            refused_limit=self._refused_limit,
-        )
+        writer = self._writer(plan)
         for table, rows in _by_layout(plan.whole.values()):
             for batch in _batches(rows):
                 points, letters = _points(table, batch, plan.position)
@@ -284,6 +284,49 @@ class Applier:
             applied.letters.append(table.mapping.dead_letter(texts, item.reason, plan.position))
         applied.upserts += writer.written
         applied.settled += [table.letter_key(row) for table, row in rows_of.values()]
+
+    def _writer(self, plan: _Plan) -> Writer:
+        """Writes whole points; or, where those are not the table's own, the fields that are."""
+        mapping = next(iter(plan.whole.values())).table.mapping
+        whole = owns_whole_points(mapping)
+        if not whole:
+            self._carry_over(plan)
+            plan.rules.update(_field_rules(plan.whole))
+
+        def encode(points: Sequence[Point]) -> bytes:
+            if whole:
+                return encode_upsert(plan.collection, points, ordering=self._ordering)
+            updates = [plan.rules[point.id](point) for point in points]
+            return encode_field_updates(plan.collection, updates, ordering=self._ordering)
+
+        return Writer(
+            encode=encode,
+            send=self._target.send if whole else self._target.send_fields,
+            retry=self._retry,
+            refused_limit=self._refused_limit,
+        )
+
+    def _carry_over(self, plan: _Plan) -> None:
+        """What others keep in a point goes with its row to another key, unless there is a point."""
+        moved = {
+            identity: state.moved_from
+            for identity, state in plan.whole.items()
+            if state.moved_from is not None and state.moved_from != identity
+        }
+        if not moved:
+            return
+        origins = list(set(moved.values()))
+        retrieve = partial(self._target.retrieve, plan.collection, origins, with_vectors=True)
+        old = {point.id: point for point in self._retry.call(retrieve)}
+        points = [old[origin]._replace(id=new) for new, origin in moved.items() if origin in old]
+        for start in range(0, len(points), POINTS_A_REQUEST):
+            request = encode_upsert(
+                plan.collection,
+                points[start : start + POINTS_A_REQUEST],
+                ordering=self._ordering,
+                mode="insert_only",
+            )
+            self._retry.call(lambda request=request: self._target.send(request).result())  # type: ignore[misc]
 
     def _write_patches(self, plan: _Plan, applied: Applied) -> None:
         if not plan.patches:
@@ -364,6 +407,16 @@ class _Patched(NamedTuple):
     patch: Patch
     table: StreamTable
     row: Row
+
+
+def _field_rules(
+    states: Mapping[PointId, Changed],
+) -> dict[PointId, Callable[[Point], Fields]]:
+    """For each point, how its fields are told: by the layout that its row has."""
+    rules: dict[int, Callable[[Point], Fields]] = {}
+    for state in states.values():
+        rules.setdefault(id(state.table), fields_rule(state.table.layout))
+    return {identity: rules[id(state.table)] for identity, state in states.items()}
 
 
 def _require_readable(table: StreamTable, lacking: frozenset[int]) -> None:

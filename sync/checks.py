@@ -212,6 +212,19 @@ class SourceChecks:
                 dimensions[column.name] = dimension
         return dimensions
 
+    def changed_columns(self) -> dict[str, list[str]]:
+        """By table, the columns that came, went or are others than when it was copied.
+
+        Rows that have not changed since keep what they had of them: DDL brings no events.
+        """
+        found: dict[str, list[str]] = {}
+        for oid, followed in list(self._tables.items()):
+            now = catalog.read_columns(self._connection, oid)
+            changed = followed.copied.changed_columns(now) if now else []
+            if changed:
+                found[followed.copied.label] = changed
+        return found
+
     # --- everything else -----------------------------------------------------------------------
 
     def require_sound(self, state: StreamState) -> None:

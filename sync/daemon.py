@@ -114,6 +114,7 @@ class Daemon:
         self._give_up_at: float | None = None
         self._applying: asyncio.Future[Any] | None = None
         self._letters: set[str] = set()
+        self._changed: dict[str, list[str]] = {}
         # For whoever watches, from other threads: whether a session streams, windows applied, when
         # (by `time.monotonic`) a checkpoint was stored last.
         self.connected = False
@@ -129,6 +130,7 @@ class Daemon:
                 code="NOT_PREPARED",
                 hint="qdrant-bridge run copies the tables and goes on with the stream",
             )
+        self._changed = recorded_schema.noted_changes(self._store)
         self._letters = {name for name, _record in self._store.records("dead_letter")}
         return StreamState.from_record(record)
 
@@ -200,6 +202,7 @@ class Daemon:
                     history = await stream.timeline_history(identity.timeline)
                 checks.require_same_history(identity, history, self.state)
                 await asyncio.to_thread(checks.require_sound, self.state)
+                await asyncio.to_thread(self.tell_changes, checks)
                 await stream.start(
                     slot=str(self.state.facts["slot"]),
                     publication_names=(str(self.state.facts["publication"]["name"]),),
@@ -251,6 +254,19 @@ class Daemon:
                 await asyncio.wait([self._applying])
             await asyncio.to_thread(requests.close)
             await asyncio.to_thread(source.close)
+
+    def tell_changes(self, checks: SourceChecks) -> None:
+        """Say which columns are others than at the copy, and keep it for `verify`; each once."""
+        for label, columns in checks.changed_columns().items():
+            if self._changed.get(label) != columns:
+                recorded_schema.note_changes(self._store, label, columns)
+                self._changed[label] = columns
+                self._log(
+                    "schema_changed",
+                    table=label,
+                    columns=", ".join(columns),
+                    hint="rows that do not change keep their old payload until a resync",
+                )
 
     def _blocking_wait(self, seconds: float) -> None:
         """Sleep in the writing thread; gives up when the drain's time is over."""
@@ -580,6 +596,7 @@ class _Session:
         while True:
             await asyncio.sleep(seconds)
             await asyncio.to_thread(self._checks.require_sound, self._daemon.state)
+            await asyncio.to_thread(self._daemon.tell_changes, self._checks)
 
 
 def _worst(errors: BaseExceptionGroup[BridgeError]) -> BridgeError:

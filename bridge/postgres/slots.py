@@ -198,7 +198,7 @@ def prepare(
         start_lsn=start_lsn,
         publication=found,
         tables={table.label: table.oid for table in tables},
-        snapshot=complete_snapshot(connection),
+        snapshot=current_snapshot(connection),
         created=created,
     )
 
@@ -250,18 +250,6 @@ def current_snapshot(connection: Connection) -> str:
     if row is None:
         raise StopError("Postgres gave no snapshot", code="PROTOCOL")
     return str(row[0])
-
-
-def complete_snapshot(connection: Connection) -> str:
-    """The same, with everything in progress in its list. Needs `read_only=False`.
-
-    A snapshot lists ids below its xmax only, which is where the last *completed* id was: when all
-    commits wait for a standby, it lists none of them. A transaction of our own, which waits for
-    nobody, moves that limit beyond every id that was in use.
-    """
-    with translated(connection=connection):
-        connection.execute("SELECT pg_catalog.pg_current_xact_id()")
-    return current_snapshot(connection)
 
 
 def wait_for_transactions(

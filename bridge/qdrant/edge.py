@@ -169,6 +169,35 @@ class EdgeTarget:
             return DoneUpsert(error)
         return DoneUpsert(None)
 
+    def send_fields(self, request: bytes) -> DoneUpsert:
+        """Apply an UpdateBatch that was made for a server."""
+        try:
+            batch = q.UpdateBatchPoints.FromString(request)
+            with self._lock:
+                for operation in batch.operations:
+                    self._apply_fields(batch.collection_name, operation)
+        except DecodeError as error:
+            return DoneUpsert(Rejected(f"Qdrant Edge cannot read the request: {error}"))
+        except BridgeError as error:
+            return DoneUpsert(error)
+        return DoneUpsert(None)
+
+    def _apply_fields(self, collection: str, operation: Any) -> None:
+        kind = operation.WhichOneof("operation")
+        if kind == "upsert":
+            points = [_point(point) for point in operation.upsert.points]
+            self.upsert(collection, points, mode="insert_only")
+            return
+        body = getattr(operation, kind)
+        ids: list[Any] = [read_id(one) for one in body.points_selector.points.ids]
+        if kind == "set_payload":
+            update = edge.UpdateOperation.set_payload(
+                ids, read_payload(body.payload), body.key or None
+            )
+        else:
+            update = edge.UpdateOperation.delete_payload(ids, list(body.keys))
+        self._update(collection, update)
+
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         with self._lock:
             for patch in patches:

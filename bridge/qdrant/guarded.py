@@ -59,13 +59,19 @@ class GuardedTarget:
         self._write("upsert", lambda: self._inner.replace(collection, points, matching=matching))
 
     def send(self, request: bytes) -> Pending:
+        return self._begin("upsert", self._inner.send, request)
+
+    def send_fields(self, request: bytes) -> Pending:
+        return self._begin("fields", self._inner.send_fields, request)
+
+    def _begin(self, kind: str, send: Callable[[bytes], Pending], request: bytes) -> Pending:
         try:
             self._before()
         except BridgeError as error:
             return _Failed(error)
         began = self._clock()
-        pending = self._inner.send(request)
-        return _Timed(pending, lambda: self._after("upsert", self._clock() - began))
+        pending = send(request)
+        return _Timed(pending, lambda: self._after(kind, self._clock() - began))
 
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         self._write("patch", lambda: self._inner.patch(collection, patches))

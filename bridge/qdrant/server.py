@@ -145,6 +145,9 @@ class ServerTarget:
     def send(self, request: bytes) -> SentRequest:
         return self._sender.send(request)
 
+    def send_fields(self, request: bytes) -> SentRequest:
+        return self._sender.send_batch(request)
+
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         if patches:
             request = encode_patches(collection, patches, ordering=self._ordering)

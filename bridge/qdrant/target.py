@@ -109,6 +109,10 @@ class Target(Protocol):
     def send(self, request: bytes) -> Pending:
         """Begin an Upsert that `wire.encode_upsert` has made."""
 
+    def send_fields(self, request: bytes) -> Pending:
+        """Begin an UpdateBatch that `wire_fields.encode_field_updates` has made: fields of points
+        are set, and missing points made of them."""
+
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         """Change points that exist, each at most once. `Rejected` if one is missing: some of the
         others may be changed by then, and to try again does no harm."""

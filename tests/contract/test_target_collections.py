@@ -18,7 +18,7 @@ from bridge.collection_spec import (
     VectorSpec,
 )
 from bridge.errors import StopError
-from bridge.map_table import json_path
+from bridge.json_paths import json_path
 from bridge.plan import Multi, Point, Vector
 from bridge.qdrant.collections import compare
 from bridge.qdrant.server import ServerTarget

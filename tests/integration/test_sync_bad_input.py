@@ -254,8 +254,9 @@ def test_a_row_filter_is_a_warning(database: Database, place: ServerPlace, tmp_p
     docs = followed(database, place, tmp_path)
     publish(docs, "FOR TABLE docs WHERE (id > 5)")
     assert blockers(docs) == {}
-    outcome = docs.pipeline.command("doctor").require(0)
-    assert "row filter" in outcome.out
+    report = docs.pipeline.command("doctor", "--json").require(0).report
+    (warning,) = [f for f in report["findings"] if f["check"] == "stream.row_filter"]
+    assert warning["level"] == "warning"
 
 
 # --- the server -----------------------------------------------------------------------------------

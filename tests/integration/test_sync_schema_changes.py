@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,18 @@ def test_a_new_vector_column_has_no_place_and_is_left_out(docs: Followed) -> Non
         )
         docs.wait()
         docs.require_equal(columns=["id", "title", "price", "v"])
+
+
+def test_what_changed_without_events_is_told_and_kept(docs: Followed) -> None:
+    with docs.streaming():
+        pass
+    docs.sql("ALTER TABLE docs ADD COLUMN extra int DEFAULT 5, ALTER COLUMN price TYPE bigint")
+    with docs.streaming() as running:
+        line = json.loads(running.wait_line('"schema_changed"'))
+    assert (line["table"], line["columns"]) == ("public.docs", "extra, price")
+    assert docs.place.records(docs.pipeline.name, "stream")["changed/public.docs"] == {
+        "columns": ["extra", "price"]
+    }
 
 
 # --- what stops -----------------------------------------------------------------------------------

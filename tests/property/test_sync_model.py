@@ -163,11 +163,11 @@ class Bridge:
 
     def run(self) -> None:
         """Until the log's end, whatever happens in between."""
-        window = TableWindow()
+        copied = TableWindow()
         table = StreamTable(docs_mapping(), self.postgres.relation, ["binary"] * len(COLUMNS))
         for row in COPIED:
-            window.insert(table, Insert(relation=self.postgres.relation, row=row_of(row)), 1)
-        Applier(self.target, FakeSource(), retry=Retry()).apply(window, "0/0")
+            copied.insert(table, Insert(relation=self.postgres.relation, row=row_of(row)), 1)
+        Applier(self.target, FakeSource(), retry=Retry()).apply(copied, "0/0")
         self.target.fault = self._maybe_crash
         while self.done < len(self.postgres.log):
             try:

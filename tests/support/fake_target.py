@@ -69,6 +69,31 @@ class FakeTarget:
         self.put(*(p for p in points if not (only_new and p.id in self.points)))
         return Done()
 
+    def send_fields(self, request: bytes) -> Done:
+        batch = q.UpdateBatchPoints.FromString(request)
+        assert batch.wait, "a write that does not wait is not durable"
+        first, *others = batch.operations
+        assert first.upsert.update_mode == q.UpdateMode.InsertOnly
+        points = [_point(point) for point in first.upsert.points]
+        try:
+            self._begin("fields", [point.id for point in points])
+        except BridgeError as error:
+            return Done(error)
+        if any(map(self.refuse, points)):
+            return Done(Rejected("refused"))
+        self.put(*(point for point in points if point.id not in self.points))
+        for operation in others:
+            body = operation.set_payload
+            assert operation.HasField("set_payload") and not body.key, "nested: contract suite"
+            for one in body.points_selector.points.ids:
+                identity = one.num if one.HasField("num") else one.uuid
+                old = self.points[identity]
+                fields = {name: _value(value) for name, value in body.payload.items()}
+                merged = {**old.payload, **fields}
+                kept = {n: v for n, v in merged.items() if not (n in fields and v is None)}
+                self.points[identity] = old._replace(payload=kept)
+        return Done()
+
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         self._begin("patch", [patch.id for patch in patches])
         if any(map(self.refuse, patches)):

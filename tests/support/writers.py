@@ -12,6 +12,9 @@ import psycopg
 
 from tests.support.databases import Database
 
+PAUSE_SECONDS = 0.005
+"""After each statement: unchecked, a few connections write more than a busy machine can follow."""
+
 Statement = tuple[str, tuple[Any, ...]]
 
 
@@ -56,6 +59,7 @@ class Writers:
                         continue
                     finally:
                         self._written.release()
+                        self._stop.wait(PAUSE_SECONDS)
         except Exception as error:
             self._error = error
 

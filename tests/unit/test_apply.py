@@ -485,3 +485,78 @@ def test_nothing_is_removed_before_what_replaces_it_is_durable(run: Applying) ->
     with pytest.raises(StopError):
         run(docs)
     assert set(run.target.points) == {1}
+
+
+# --- tables without vectors: only the mapped fields are ours -----------------------------------------
+
+
+def foreign(identity: int) -> Point:
+    """A point that somebody else made and keeps more in."""
+    return Point(identity, {"dense": floats(1, 2)}, {"title": "old", "price": 1.0, "theirs": "x"})
+
+
+def fields_only(**more: Any) -> StreamDocs:
+    return StreamDocs(vectors="none", payload={"title": "title", "price": "price"}, **more)
+
+
+def test_mapped_fields_are_set_and_the_rest_of_the_point_stays(run: Applying) -> None:
+    run.target.put(foreign(1))
+    docs = fields_only()
+    docs.update(id=1, title="new", price=None)
+    applied = run(docs)
+    assert run.target.points[1] == Point(
+        1, {"dense": floats(1, 2)}, {"title": "new", "theirs": "x"}
+    )
+    assert (applied.upserts, applied.settled) == (1, ["1"])
+
+
+def test_a_new_row_becomes_a_point_without_a_vector(run: Applying) -> None:
+    docs = fields_only()
+    docs.insert(id=1, title="new", v=[1, 2, 3])
+    run(docs)
+    assert run.target.points == {1: Point(1, {}, {"title": "new"})}
+
+
+def test_a_field_that_was_not_sent_is_read_again(run: Applying) -> None:
+    run.target.put(foreign(1))
+    run.source.rows[1] = {"title": "the row's"}
+    docs = fields_only()
+    docs.update(id=1, title=UNCHANGED, price=2.0)
+    run(docs)
+    assert run.target.payload(1) == {"title": "the row's", "price": 2.0, "theirs": "x"}
+
+
+def test_a_deleted_row_takes_the_point_with_it(run: Applying) -> None:
+    run.target.put(foreign(1), foreign(2))
+    docs = fields_only()
+    docs.delete(1)
+    run(docs)
+    assert set(run.target.points) == {2}
+
+
+def test_a_row_under_another_key_takes_along_what_others_keep_in_its_point(run: Applying) -> None:
+    run.target.put(foreign(1))
+    docs = fields_only()
+    docs.update(old=1, id=2, title="moved", price=None)
+    run(docs)
+    assert run.target.points == {
+        2: Point(2, {"dense": floats(1, 2)}, {"title": "moved", "theirs": "x"})
+    }
+
+
+def test_the_template_writes_the_ids_own_fields(run: Applying) -> None:
+    docs = fields_only(id={"template": "doc-{id}", "namespace": "ns"})
+    docs.insert(id=1, title="one")
+    run(docs)
+    (identity,) = run.target.points
+    assert run.target.payload(identity) == {"title": "one", "__id__": "doc-1", "namespace": "ns"}
+
+
+def test_a_fields_update_that_is_refused_is_found_among_the_others(run: Applying) -> None:
+    run.target.refuse = lambda p: p.id == 2
+    docs = fields_only()
+    for identity in (1, 2, 3):
+        docs.insert(id=identity, title="x")
+    applied = run(docs)
+    assert set(run.target.points) == {1, 3}
+    assert [letter.key for letter in applied.letters] == ["2"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.map_table import json_path
+from bridge.json_paths import json_path
 from bridge.mapping import Selected, TableMapping
 from bridge.schema import Table
 from tests.support.source_tables import columns, index, numeric_modifier, table
