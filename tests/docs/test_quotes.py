@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +21,9 @@ from tests.docs.markdown import DOCUMENTS, ROOT, Document, bare, read
 
 _NAMED = re.compile(r"((?:bridge|backfill|cli|tests)/[\w/]*(?:\.py)?)(?:::([\w.]+))?")
 _CODE = re.compile(r'\bcode="([A-Z_]+)"')
-_CHECK = re.compile(r'(?:check=|_ok\(\s*|_blocked\(\s*|_blocker\(\s*)"([a-z_]+\.[a-z_]+)"')
+_CHECK = re.compile(
+    r'(?:check=|_error\(\s*|_ok\(\s*|_blocked\(\s*|_blocker\(\s*)"([a-z_]+\.[a-z_]+)"'
+)
 PATHS = [*DOCUMENTS, "CHANGELOG.md"]
 
 
@@ -72,35 +71,34 @@ def test_the_records_are_all_kinds_that_there_are() -> None:
 # --- codes and checks -----------------------------------------------------------------------------
 
 
-# Modules of the stream: what they print belongs to the page that will describe it.
-_STREAM = re.compile(r"sync|slots|replication|publication|timeline|walsender|handoff")
+_PAGES = ("docs/operations.md", "docs/sync.md")
 
 
 @pytest.fixture(scope="module")
 def sources() -> str:
-    """The text of every module that the command and its workers load for a backfill."""
-    script = (
-        "import cli.main, backfill.worker, sys, json; print(json.dumps([module.__file__"
-        " for name, module in sys.modules.items() if name.partition('.')[0] in"
-        " ('bridge', 'backfill', 'cli') and module.__file__]))"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    paths = [Path(path) for path in json.loads(found.stdout)]
-    return "\n".join(
-        path.read_text(encoding="utf-8") for path in paths if not _STREAM.search(path.stem)
-    )
+    """The text of every module of the product."""
+    packages = ("bridge", "backfill", "sync", "cli")
+    files = [path for name in packages for path in sorted((ROOT / name).rglob("*.py"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
 
 
 def test_every_code_that_can_be_printed_is_explained(sources: str) -> None:
-    explained = {bare(row[0]) for row in read("docs/operations.md").table("codes")}
+    explained = {
+        code
+        for page in _PAGES
+        for row in read(page).table("codes")
+        for code in re.findall(r"`([A-Z_]+)`", row[0])
+    }
     assert explained == set(_CODE.findall(sources))
 
 
 def test_every_check_of_doctor_is_explained(sources: str) -> None:
-    page = read("docs/operations.md")
-    explained = {name for row in page.table("findings") for name in re.findall(r"`(.+?)`", row[0])}
+    explained = {
+        name
+        for page in _PAGES
+        for row in read(page).table("findings")
+        for name in re.findall(r"`(.+?)`", row[0])
+    }
     not_by_doctor = {"table.partition"}  # of a check that no command runs
     assert explained == set(_CHECK.findall(sources)) - not_by_doctor
 

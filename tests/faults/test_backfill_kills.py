@@ -7,6 +7,7 @@ digit of their durations, and the run reports exactly the other rows as copied.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -19,7 +20,7 @@ import pytest
 
 from bridge.postgres.embedded import EmbeddedPostgres
 from tests.conftest import Database
-from tests.support.command import Running
+from tests.support.command import PATIENCE_SECONDS, Running
 from tests.support.databases import fresh_database
 from tests.support.jobs import KILLED, Job, await_end
 from tests.support.places import (
@@ -113,7 +114,7 @@ def test_workers_end_when_their_parent_is_killed(database: Database, server: Ser
         method="Upsert", collection=job.name, action=delay(60.0), times=None
     )
     with job.start() as running:
-        server.server.faults.wait_fired(rule, 2)
+        server.server.faults.wait_fired(rule, 2, PATIENCE_SECONDS)
         workers = running.workers
         running.kill()
         await_end(workers)
@@ -179,7 +180,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(
     draw = random.Random(SEED)
     print(f"seed {SEED}")
     more = ("--migration.batch-size", "50", "--migration.batch-delay", "5")
-    job = Job.make(database, server, 1500 * kills, more=more)
+    job = Job.make(database, server, 2500 * kills, more=more)
     job.plan_small_chunks()
     chunks = 0
     for number in range(kills):
@@ -198,7 +199,10 @@ def kill_once(job: Job, draw: random.Random, at_upsert: int) -> None:
     requests = job.place.server.requests
     requests.reset()
     with job.start() as running:
-        requests.wait_for("Upsert", at_upsert)
+        while running.process.poll() is None and requests.count("Upsert") < at_upsert:
+            with contextlib.suppress(TimeoutError):
+                requests.wait_for("Upsert", at_upsert, timeout_seconds=1.0)
+        assert running.process.poll() is None, "the copy ended before it could be killed"
         workers = running.workers
         victim = draw.choice([running.pid, running.pid, *workers])
         os.kill(victim, signal.SIGKILL)

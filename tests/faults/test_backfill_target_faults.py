@@ -212,6 +212,23 @@ def test_an_outage_is_told_and_the_run_goes_on_when_it_ends(
     job.require_equal()
 
 
+@pytest.mark.long
+def test_a_network_that_swallows_everything_is_noticed_and_waited_out(
+    database: Database, server: ServerPlace
+) -> None:
+    """Nobody closes the connection: only the keepalive tells, within half a minute."""
+    more = ("--migration.batch-size", "50", "--migration.batch-delay", "20")
+    job = Job.make(database, server, 2000, more=more)
+    with TcpProxy(faulty(server).port) as proxy:
+        running = replace(job, url=f"http://127.0.0.1:{proxy.port}").background()
+        running.wait_line("chunks to copy")
+        proxy.black_hole()
+        running.wait_line("waiting")
+        proxy.heal()
+        running.finish().require()
+    job.require_equal()
+
+
 # --- giving up ----------------------------------------------------------------------------------
 
 

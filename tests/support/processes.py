@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
 import time
+from pathlib import Path
 from typing import Final
 
 POLL_SECONDS: Final = 0.02
+_PROC: Final = Path("/proc")
 
 
 def children(pid: int) -> list[int]:
     """The pids of a process's children, oldest first."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    )
-    pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    pairs = _parents_of_proc() if _PROC.exists() else _parents_of_ps()
     return sorted(child for child, parent in pairs if parent == pid)
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process holds in memory; 0 if it has ended."""
-    listed = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)
-    return int(listed.stdout.strip() or 0) * 1024
+    """What a process holds in memory; 0 if it has ended. Linux only."""
+    try:
+        pages = int((_PROC / str(pid) / "statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _parents_of_proc() -> list[tuple[int, int]]:
+    """(pid, its parent's) of every process, from Linux' /proc/PID/stat (proc(5))."""
+    pairs = []
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                # The command's name, in parentheses, may hold anything.
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                pairs.append((int(entry.name), int(fields[1])))
+    return pairs
+
+
+def _parents_of_ps() -> list[tuple[int, int]]:
+    command = ["ps", "-A", "-o", "pid=,ppid="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return [(int(pid), int(parent)) for pid, parent in rows]
 
 
 def await_exit(pid: int, timeout_seconds: float = 30.0) -> None:

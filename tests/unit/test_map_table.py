@@ -243,7 +243,7 @@ def test_the_id_field_may_not_hide_a_column() -> None:
     source = table(id="int8", extra=columns(__id__="text"))
     error = refusal(source, id={"template": "{id}"})
     assert "'__id__'" in error.message
-    assert "--qdrant.id-field" in error.hint
+    assert "id.field" in error.hint
     assert (
         mapped(source, id={"template": "{id}", "field": "pinecone"}).id_rule.id_field == "pinecone"
     )

@@ -283,9 +283,12 @@ def without_setup(tree: Tree, *names: str) -> None:
 
 def test_tests_leave_long_ones_out_unless_asked(tree: Tree) -> None:
     without_setup(tree, "python")
-    assert tree.run("script/test", "-k", "a b").stdout == "python|-m|pytest|-k|a b|\n"
+    assert (
+        tree.run("script/test", "-k", "a b").stdout
+        == "python|-m|pytest|-n|auto|--dist|loadfile|-k|a b|\n"
+    )
     asked = tree.run("script/test", "tests/unit", "--long", "-x").stdout
-    assert asked == "python|-m|pytest|-m|long or not long|tests/unit|-x|\n"
+    assert asked == "python|-m|pytest|-n|auto|--dist|loadfile|-m|long or not long|tests/unit|-x|\n"
 
 
 def test_demo_and_bench_hand_their_arguments_on(tree: Tree) -> None:
