@@ -51,7 +51,7 @@ def check_stream(
     findings += _publication(connection, names, publication, followed)
     for mapping in mappings:
         findings += check_stream_table(connection, mapping, publication)
-    return findings or [_ok("stream", "the changes of every table can be followed")]
+    return findings or [_ok("stream.tables", "the changes of every table can be followed")]
 
 
 def require_sound(findings: Sequence[Finding]) -> None:
@@ -78,9 +78,9 @@ def _server(facts: ServerFacts) -> list[Finding]:
             )
         )
     elif facts.wal_level != "logical":
-        findings.append(_error("stream.wal_level", wal_level_wrong(facts.wal_level)))
+        findings.append(_blocker("stream.wal_level", wal_level_wrong(facts.wal_level)))
     if not (facts.replication or facts.superuser):
-        findings.append(_error("stream.privilege", no_replication(facts.role)))
+        findings.append(_blocker("stream.privilege", no_replication(facts.role)))
     if facts.system_identifier is None:
         role = quote_identifier(facts.role)
         findings.append(
@@ -139,7 +139,7 @@ def _slot(connection: Connection, names: StreamNames) -> list[Finding]:
         slots.require_readable(connection, names.slot, found)
         raise slots.slot_exists(names.slot)
     except BridgeError as error:
-        return [_error("stream.slot", error)]
+        return [_blocker("stream.slot", error)]
 
 
 # --- the publication ---------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def _publication(
     try:
         publications.require_fitting(publication, tables, pipeline=names.pipeline)
     except UsageError as error:
-        return [_error("stream.publication", error)]
+        return [_blocker("stream.publication", error)]
     return []
 
 
@@ -392,5 +392,5 @@ def _blocked(check: str, message: str, remedy: str) -> Finding:
     return Finding(level="blocker", check=check, message=message, remedy=remedy)
 
 
-def _error(check: str, error: BridgeError) -> Finding:
+def _blocker(check: str, error: BridgeError) -> Finding:
     return _blocked(check, error.message, error.hint)
