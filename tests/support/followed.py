@@ -58,6 +58,7 @@ class Followed:
                     "qdrant": {"url": place.url},
                     "tables": {"public.docs": table},
                     "sync": {"source": "postgres"},
+                    "http": {"listen": "127.0.0.1:0"},
                 },
             ),
         )
