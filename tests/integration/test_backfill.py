@@ -275,6 +275,14 @@ def test_a_count_that_differs_fails_the_command(database: Database, server: Serv
     assert outcome.table["problems"] == ["100 points were written, but the collection holds 97"]
 
 
+def test_json_is_the_only_thing_on_standard_output(database: Database, edge: EdgePlace) -> None:
+    make_docs(database, 5)
+    with Running(*arguments(database, edge, "docs", "--json")) as running:
+        outcome = running.finish().require()
+    assert json.loads(outcome.out)["ok"] is True
+    assert outcome.err == ""
+
+
 # --- going on, and beginning again --------------------------------------------------------------
 
 
@@ -448,79 +456,3 @@ def test_indexing_that_the_operator_switched_off_stays_off(
     more = ("--qdrant.collection", name, "--migration.restart")
     run_copy(database, any_server, "docs", *more).require()
     assert any_server.threshold(name) == 0
-
-
-# --- a table that is written to -----------------------------------------------------------------
-
-
-def test_writes_during_the_copy_are_told_and_no_failure(
-    database: Database, server: ServerPlace
-) -> None:
-    make_docs(database, 1500)
-    assert server.server is not None
-    release = threading.Event()
-    rule = server.server.faults.add(method="Upsert", collection="docs", action=delay(release))
-    more = ("--json", *ONE_WORKER, "--migration.batch-size", "50")
-    running = Background(*arguments(database, server, "docs", *more))
-    server.server.faults.wait_fired(rule)
-    # In the first chunk, which is being copied, and in the last, which is not yet read.
-    database.execute("DELETE FROM docs WHERE id IN (1, 2, 3, 1499)")
-    add_docs(database, 2001, 2020)
-    release.set()
-    table = running.finish().require().table
-    assert table["source_count"] == 1516
-    assert table["rows_read"] == table["target_count"] == 1519
-    (note,) = table["notes"]
-    assert "changed while it was copied" in note
-    left = differences(database, "docs", server.points("docs"))
-    assert left == ["point 1: extra", "point 2: extra", "point 3: extra"]
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        # A row that has been read is read again under its new key.
-        "UPDATE events SET id = 9000 WHERE id = 1",
-        # As many come as go, but where the copy has been, or has not yet been.
-        "WITH gone AS (DELETE FROM events WHERE id = 1490)"
-        " INSERT INTO events VALUES (0, 'a', '[1]')",
-        # The total stays, the partitions do not.
-        "WITH gone AS (DELETE FROM events WHERE id = 1 AND kind = 'b')"
-        " INSERT INTO events VALUES (0, 'a', '[1]')",
-    ],
-)
-def test_writes_that_leave_the_count_as_it_was_are_no_failure(
-    database: Database, server: ServerPlace, statement: str
-) -> None:
-    database.execute(
-        "CREATE TABLE events (id int, kind text, v vector(1), PRIMARY KEY (id, kind))"
-        " PARTITION BY LIST (kind)"
-    )
-    for kind in ("a", "b"):
-        database.execute(f"CREATE TABLE events_{kind} PARTITION OF events FOR VALUES IN ('{kind}')")
-    database.execute(
-        "INSERT INTO events SELECT i, (ARRAY['a', 'b'])[i % 2 + 1], '[1]'"
-        " FROM generate_series(1, 1500) i"
-    )
-    database.execute("ANALYZE events")
-    assert server.server is not None
-    release = threading.Event()
-    rule = server.server.faults.add(
-        method="Upsert", collection="events", action=delay(release), nth=3
-    )
-    more = ("--json", *ONE_WORKER, "--migration.batch-size", "50")
-    running = Background(*arguments(database, server, "events", *more))
-    server.server.faults.wait_fired(rule)
-    database.execute(statement)
-    release.set()
-    table = running.finish().require().table
-    assert table["source_count"] == 1500
-    assert any("changed while it was copied" in note for note in table["notes"])
-
-
-def test_json_is_the_only_thing_on_standard_output(database: Database, edge: EdgePlace) -> None:
-    make_docs(database, 5)
-    with Running(*arguments(database, edge, "docs", "--json")) as running:
-        outcome = running.finish().require()
-    assert json.loads(outcome.out)["ok"] is True
-    assert outcome.err == ""
