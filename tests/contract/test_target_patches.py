@@ -87,7 +87,9 @@ def test_a_patch_of_a_missing_point_is_rejected(place: Place) -> None:
 
 
 def test_no_patches_are_no_error(place: Place) -> None:
-    place.target.patch(filled(place), [])
+    name = filled(place)
+    place.target.patch(name, [])
+    assert place.target.count(name) == 3
 
 
 def test_existing_tells_which_points_there_are(place: Place) -> None:
