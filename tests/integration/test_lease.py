@@ -89,6 +89,7 @@ def test_a_stopped_daemon_that_was_taken_over_writes_nothing_and_ends(pipeline: 
             "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
             f" WHERE slot_name = '{pipeline.slot}'"
         )
+        pipeline.wait_silent()
         with pipeline.run() as second:
             second.wait_line("waiting_for_lease", 30)
             wait_streaming(second)

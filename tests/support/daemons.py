@@ -9,6 +9,7 @@ with pipeline.run() as running:
 from __future__ import annotations
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from bridge.lease import LEASE_SECONDS, boottime
 from tests.support.command import Outcome, Running, bridge, config_file
 from tests.support.databases import Database
 from tests.support.places import ServerPlace
@@ -87,6 +89,13 @@ class Pipeline:
         """The lease's record."""
         record: dict[str, Any] = self.place.records(self.name, "lease")["lease"]
         return record
+
+    def wait_silent(self) -> None:
+        """Return once the lease was not renewed for as long as it lasts. What is waited for is the
+        clock that the record is compared with; nothing else tells of silence."""
+        silent = threading.Event()
+        while (left := self.lease()["renewed"] + LEASE_SECONDS - boottime()) >= 0:
+            silent.wait(left + 0.01)
 
     @property
     def slot(self) -> str:
