@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from qdrant_client import grpc as q
+
+from bridge.qdrant.grpc_messages import q
 
 # PointsOperationResponse {1 result {2 status: Completed}}, and the same as UpdateBatchResponse
 _COMPLETED = b"\x0a\x02\x10\x02"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qdrant_client import grpc as q
-
 from bridge.collection_spec import (
     CollectionSpec,
     Datatype,
@@ -20,6 +18,7 @@ from bridge.collection_spec import (
     QuantizationSpec,
     VectorSpec,
 )
+from bridge.qdrant.grpc_messages import q
 from bridge.qdrant.target import CollectionState, Status
 
 _DISTANCES: Mapping[Distance, q.Distance.ValueType] = {

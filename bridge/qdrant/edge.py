@@ -29,7 +29,6 @@ from urllib.parse import quote
 
 import qdrant_edge as edge
 from google.protobuf.message import DecodeError
-from qdrant_client import grpc as q
 
 from bridge.collection_spec import (
     CollectionSpec,
@@ -52,6 +51,7 @@ from bridge.qdrant.edge_types import (
     schema_type,
     schema_types,
 )
+from bridge.qdrant.grpc_messages import q
 from bridge.qdrant.messages import floats, read_id, read_payload, read_vector
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from qdrant_client import grpc as q
 
 from bridge.plan import Multi, Point, Sparse, Vector
 from bridge.point_ids import PointId
+from bridge.qdrant.grpc_messages import q
 from bridge.values import PayloadValue
 
 

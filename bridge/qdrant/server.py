@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
-from qdrant_client import grpc as q
 
 from bridge.collection_spec import CollectionSpec, IndexKind
 from bridge.errors import StopError, UsageError
@@ -27,6 +26,7 @@ from bridge.qdrant.channel import (
     require_completed,
     translate,
 )
+from bridge.qdrant.grpc_messages import q
 from bridge.qdrant.messages import (
     floats,
     id_message,
