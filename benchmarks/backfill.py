@@ -21,8 +21,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from backfill.pgvector import Options, TableBackfill
 from backfill.pool import Pool
 from backfill.preflight import Inspection, inspect
 from benchmarks import tables
-from benchmarks.measure import machine, resident_bytes, usage
+from benchmarks.measure import forget_peak, machine, resident_bytes, usage
+from benchmarks.processes import Watch, listener
 from bridge.config_tables import TableSettings
 from bridge.events import Read
 from bridge.postgres import chunks, scan
@@ -48,7 +49,8 @@ BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measurement. `cpu_us_per_row` and `peak_mib` are of the bridge's own processes alone."""
+    """One measurement. `cpu_us_per_row` and `peak_mib` are of the bridge's own processes alone;
+    `others_us_per_row` says what the two databases took, and what the cores had left over."""
 
     name: str
     rows: int
@@ -57,6 +59,7 @@ class Figure:
     mb_per_second: float
     cpu_us_per_row: float | None = None
     peak_mib: float | None = None
+    others_us_per_row: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
 
@@ -97,7 +100,10 @@ def run(
         if with_server:
             with qdrant(qdrant_url) as place:
                 figures.append(upserts_alone(url, inspection, place))
-                figures += whole_backfill(url, table, place, workers, with_index=with_index)
+                watch = Watch(qdrant=listener(place.port), postgres=postgres.pid)
+                figures += whole_backfill(
+                    url, table, place, workers, with_index=with_index, watch=watch
+                )
     for one in figures:
         say(row_of(one))
     return {
@@ -121,9 +127,10 @@ def row_of(one: Figure) -> str:
     """One line for people."""
     cpu = "" if one.cpu_us_per_row is None else f"  {one.cpu_us_per_row:5.1f} us CPU a row"
     memory = "" if one.peak_mib is None else f"  {one.peak_mib:5.0f} MiB"
+    others = "".join(f"  {name} {value:.0f}" for name, value in one.others_us_per_row.items())
     return (
         f"{one.name:<28}{one.rows_per_second:>9,} rows/s {one.mb_per_second:>7,.1f} MB/s{cpu}{memory}"
-        f"  {one.note}"
+        f"{others}  {one.note}"
     )
 
 
@@ -196,6 +203,7 @@ def against_null(url: str, inspection: Inspection, workers: int) -> Figure:
         parts = ranges(url, inspection, max(2, workers))
         todo = [Chunk(number=number, bounds=part) for number, part in enumerate(parts)]
         rows = size = peak = 0
+        forget_peak()
         before = usage()
         with Pool(task, workers=workers) as pool:
             for event in pool.run(todo):
@@ -259,6 +267,7 @@ def upserts_alone(url: str, inspection: Inspection, place: Endpoint) -> Figure:
     target.create_collection(dataclasses.replace(spec, name=name))
     target.set_indexing_threshold(name, 0)
     sender = Sender(place)
+    watch = Watch(qdrant=listener(place.port))
     before = usage()
     flying: deque[Any] = deque()
     for request, _rows in requests:
@@ -269,6 +278,7 @@ def upserts_alone(url: str, inspection: Inspection, place: Endpoint) -> Figure:
         flying.popleft().result()
     after = usage()
     rows = sum(count for _request, count in requests)
+    others = watch.us_per_row(rows)
     assert target.count(name) == rows
     target.delete_collection(name)
     sender.close()
@@ -276,7 +286,12 @@ def upserts_alone(url: str, inspection: Inspection, place: Endpoint) -> Figure:
     size = sum(len(request) for request, _rows in requests)
     cpu = (after.cpu - before.cpu) / rows * 1e6
     return figure(
-        "upserts alone", rows, size, after.wall - before.wall, cpu_us_per_row=round(cpu, 1)
+        "upserts alone",
+        rows,
+        size,
+        after.wall - before.wall,
+        cpu_us_per_row=round(cpu, 1),
+        others_us_per_row=others,
     )
 
 
@@ -303,9 +318,13 @@ def serialised(url: str, inspection: Inspection) -> Iterator[tuple[bytes, int]]:
 
 
 def whole_backfill(
-    url: str, table: str, place: Endpoint, workers: int, *, with_index: bool
+    url: str, table: str, place: Endpoint, workers: int, *, with_index: bool, watch: Watch
 ) -> list[Figure]:
-    """The command's work from its first check to its last count; the index build apart."""
+    """The command's work from its first check to its last count; the index build apart.
+
+    What the databases and the machine took is counted as far as `watch` reaches, which is from a little
+    before the copy to a little behind it.
+    """
     target = ServerTarget(place)
     target.delete_collection(table)
     options = Options(
@@ -317,6 +336,7 @@ def whole_backfill(
         table, TableSettings(), target=target, store=store, options=options, tell=lambda event: None
     ).run()
     after = usage()
+    others = watch.us_per_row(report.rows_read) if report.index_seconds is None else {}
     assert not report.problems, report.problems
     target.delete_collection(table)
     store.remove("owner", [table])
@@ -329,6 +349,7 @@ def whole_backfill(
             report.size_bytes,
             report.copy_seconds,
             cpu_us_per_row=round(cpu, 1),
+            others_us_per_row=others,
         )
     ]
     if report.index_seconds is not None:

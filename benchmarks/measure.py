@@ -27,6 +27,11 @@ def usage() -> Usage:
     return Usage(wall=time.perf_counter(), cpu=cpu)
 
 
+def forget_peak() -> None:
+    """This process's highest resident set begins anew: what it did before is none of what comes."""
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5)
+
+
 def resident_bytes(pids: Iterable[int]) -> int:
     """The highest resident set that each of these processes has had, summed up.
 
