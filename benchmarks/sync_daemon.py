@@ -88,7 +88,8 @@ class MemoryState(QdrantState):
 
 
 class NullTarget(ServerTarget):
-    """A server without collections, which says that it has the one that is written to."""
+    """A server without collections, which says that it has the one that is written to. It keeps no log
+    by which a group of patches could be proven."""
 
     def __init__(self, place: Endpoint, state: CollectionState) -> None:
         super().__init__(place)
@@ -96,6 +97,9 @@ class NullTarget(ServerTarget):
 
     def collection(self, name: str) -> CollectionState | None:
         return self._state
+
+    def patch_group(self, collection: str) -> None:
+        return None
 
 
 def open_target(job: Job) -> ServerTarget:

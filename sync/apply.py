@@ -13,13 +13,21 @@ Whatever cannot be stored becomes a dead letter; the point stays what it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from bridge.errors import RateLimited, Rejected, StopError, Unstorable
+from bridge.errors import StopError, Unstorable
 from bridge.events import UNCHANGED, Field, Read
 from bridge.failpoints import failpoint
 from bridge.payload_fields import fields_rule, owns_whole_points
@@ -29,11 +37,11 @@ from bridge.qdrant.wire import encode_upsert
 from bridge.qdrant.wire_fields import encode_field_updates
 from bridge.retry import Retry
 from bridge.writer import Pending, Writer
+from sync.patches import Patched, Patches, PatchWriter
 from sync.tables import Row, StreamTable, binary_vectors, known
 from sync.window import Changed, Gone, TableWindow, bytes_of
 
 POINTS_A_REQUEST = 256
-PATCH_REQUESTS_AT_ONCE = 4
 REQUEST_BYTES = 4 * 1024 * 1024
 
 
@@ -48,12 +56,11 @@ class Found:
     lacking: frozenset[int] = frozenset()
 
 
-class Points(Protocol):
+class Points(Patches, Protocol):
     """What is needed of a `target.Target`."""
 
     def send(self, request: bytes) -> Pending: ...
     def send_fields(self, request: bytes) -> Pending: ...
-    def patch(self, collection: str, patches: Sequence[Patch]) -> None: ...
     def delete(self, collection: str, ids: Sequence[PointId]) -> None: ...
     def existing(self, collection: str, ids: Sequence[PointId]) -> set[PointId]: ...
     def retrieve(
@@ -116,6 +123,7 @@ class Applier:
         self._retry = retry
         self._ordering = ordering
         self._refused_limit = refused_limit
+        self._patches = PatchWriter(target, retry=retry)
 
     def apply(
         self, window: TableWindow, position: str, set_aside: Container[str] = frozenset()
@@ -331,82 +339,27 @@ class Applier:
     def _write_patches(self, plan: _Plan, applied: Applied) -> None:
         if not plan.patches:
             return
-        begun: list[Future[Applied]] = []
-        with ThreadPoolExecutor(PATCH_REQUESTS_AT_ONCE, "patch") as pool:
-            # A request goes out while the rows of the next are converted.
-            for table, rows in _by_layout(plan.patches.values()):
-                for batch in _batches(rows):
-                    points, letters = _points(table, batch, plan.position)
-                    applied.letters += letters
-                    part = [
-                        _Patched(_patch(table, row, point), table, row)
-                        for point, row in zip(points, _kept(table, batch, letters), strict=True)
-                    ]
-                    if part:
-                        begun.append(pool.submit(self._patch_some, plan, part))
-        for outcome in (one.result() for one in begun):
-            applied.patches += outcome.patches
-            applied.letters += outcome.letters
-            applied.settled += outcome.settled
-
-    def _patch_some(
-        self, plan: _Plan, part: Sequence[_Patched], limit: RateLimited | None = None
-    ) -> Applied:
-        """See these patches through; a `limit` that was just met is waited for first."""
-        patches = [one.patch for one in part]
-        limits = [] if limit is None else [limit]
-        try:
-            self._retry.call(lambda: self._patch_once(plan.collection, patches, limits))
-        except _TooLarge as error:
-            return self._patch_halves(plan, part, error.limit)
-        except (Rejected, Unstorable) as error:
-            if len(part) > 1:
-                return self._patch_halves(plan, part)
-            (one,) = part
-            texts = one.table.key_texts(one.row)
-            return Applied(
-                letters=[one.table.mapping.dead_letter(texts, error.message, plan.position)]
-            )
-        return Applied(patches=len(part), settled=[one.table.letter_key(one.row) for one in part])
-
-    def _patch_halves(
-        self, plan: _Plan, part: Sequence[_Patched], limit: RateLimited | None = None
-    ) -> Applied:
-        half = len(part) // 2
-        first = self._patch_some(plan, part[:half], limit)
-        second = self._patch_some(plan, part[half:])
-        return Applied(
-            patches=first.patches + second.patches,
-            letters=first.letters + second.letters,
-            settled=first.settled + second.settled,
+        written = self._patches.write(
+            plan.collection, self._patch_parts(plan, applied), expected=len(plan.patches)
         )
+        applied.patches += len(written.written)
+        applied.settled += [one.table.letter_key(one.row) for one in written.written]
+        for one, reason in written.refused:
+            texts = one.table.key_texts(one.row)
+            applied.letters.append(one.table.mapping.dead_letter(texts, reason, plan.position))
 
-    def _patch_once(
-        self, collection: str, patches: Sequence[Patch], limits: list[RateLimited]
-    ) -> None:
-        if limits:
-            raise limits.pop()
-        try:
-            self._target.patch(collection, patches)
-        except RateLimited as error:
-            if len(patches) > 1:
-                raise _TooLarge(error) from None
-            raise
-
-
-class _TooLarge(Exception):
-    """The server's limiter takes no batch of this size; smaller ones wait as it says."""
-
-    def __init__(self, limit: RateLimited) -> None:
-        self.limit = limit
-
-
-class _Patched(NamedTuple):
-    """A patch, and the row that it came from."""
-
-    patch: Patch
-    table: StreamTable
-    row: Row
+    def _patch_parts(self, plan: _Plan, applied: Applied) -> Iterator[list[Patched]]:
+        """The patches of one request each, converted as they are asked for."""
+        for table, rows in _by_layout(plan.patches.values()):
+            for batch in _batches(rows):
+                points, letters = _points(table, batch, plan.position)
+                applied.letters += letters
+                part = [
+                    Patched(_patch(table, row, point), table, row)
+                    for point, row in zip(points, _kept(table, batch, letters), strict=True)
+                ]
+                if part:
+                    yield part
 
 
 def _field_rules(

@@ -34,7 +34,12 @@ from bridge.errors import (
     Unreachable,
     UsageError,
 )
-from bridge.qdrant.wire import UPDATE_COMPLETED, decode_batch_statuses, decode_update_status
+from bridge.qdrant.wire import (
+    UPDATE_COMPLETED,
+    decode_batch_statuses,
+    decode_operation_ids,
+    decode_update_status,
+)
 from bridge.qdrant.wire_updates import UPDATE_BATCH
 from bridge.redaction import redact_url
 
@@ -242,12 +247,18 @@ class Sender:
         """Begin one UpdateBatch."""
         return self._begin(self._batch, request, decode_batch_statuses)
 
+    def send_unwaited(self, request: bytes) -> Accepted:
+        """Begin one UpdateBatch that was made with `wait=False`."""
+        return Accepted(self._call(self._batch, request), self._endpoint)
+
     def _begin(
         self, method: Any, request: bytes, statuses: Callable[[bytes], list[int]]
     ) -> SentRequest:
+        return SentRequest(self._call(method, request), self._endpoint, statuses)
+
+    def _call(self, method: Any, request: bytes) -> Any:
         timeout = self._endpoint.timeout_seconds
-        call = method.future(request, metadata=self._metadata, timeout=timeout)
-        return SentRequest(call, self._endpoint, statuses)
+        return method.future(request, metadata=self._metadata, timeout=timeout)
 
     def close(self) -> None:
         """Close the connection; what is in flight is cancelled."""
@@ -266,16 +277,34 @@ class SentRequest:
 
     def result(self) -> None:
         """Wait for the answer; only `Completed` is success."""
-        try:
-            response = self._call.result()
-        except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            raise translate(error, self._endpoint) from error
-        for status in self._statuses(response):
+        for status in self._statuses(_answer(self._call, self._endpoint)):
             require_completed(status)
 
     def done(self) -> bool:
         """Whether `result` would answer at once."""
         return bool(self._call.done())
+
+
+class Accepted:
+    """A batch in flight that the server answers before it has applied it."""
+
+    __slots__ = ("_call", "_endpoint")
+
+    def __init__(self, call: Any, place: Endpoint) -> None:
+        self._call = call
+        self._endpoint = place
+
+    def result(self) -> list[int]:
+        """Wait for the answer: the operations' numbers in the log, or none if that is not known."""
+        return decode_operation_ids(_answer(self._call, self._endpoint))
+
+
+def _answer(call: Any, place: Endpoint) -> bytes:
+    try:
+        response: bytes = call.result()
+    except (grpc.RpcError, grpc.FutureCancelledError) as error:
+        raise translate(error, place) from error
+    return response
 
 
 def require_completed(status: int) -> None:
@@ -334,8 +363,8 @@ def translate(
         return StopError(
             f"a collection is gone from Qdrant: {details}",
             code="TARGET_CHANGED",
-            hint="it was deleted while it was written to; start with --migration.restart to fill "
-            "a new one",
+            hint="it was deleted while it was written to, and is not made again by itself: run "
+            "qdrant-bridge resync --all, or for a copy without a stream --migration.restart",
         )
     if code in _REJECTED or code is grpc.StatusCode.NOT_FOUND:
         return Rejected(f"Qdrant refuses the request: {details}")

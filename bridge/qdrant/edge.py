@@ -221,6 +221,9 @@ class EdgeTarget:
             records = self._run(lambda: shard.retrieve(list(ids), False, False))
         return {read_record(record).id for record in records}
 
+    def patch_group(self, collection: str) -> None:
+        """None: here a patch costs no waiting."""
+
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
         if ids:
             self._update(collection, edge.UpdateOperation.delete_points(list(ids)))

@@ -14,7 +14,14 @@ from bridge.collection_spec import CollectionSpec, IndexKind
 from bridge.errors import BridgeError
 from bridge.plan import Patch, Point, Vector
 from bridge.point_ids import PointId
-from bridge.qdrant.target import CollectionState, Hit, Pending, Target, WriteMode
+from bridge.qdrant.target import (
+    CollectionState,
+    Hit,
+    PatchGroup,
+    Pending,
+    Target,
+    WriteMode,
+)
 
 T = TypeVar("T")
 
@@ -75,6 +82,12 @@ class GuardedTarget:
 
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         self._write("patch", lambda: self._inner.patch(collection, patches))
+
+    def patch_group(self, collection: str) -> PatchGroup | None:
+        group = self._inner.patch_group(collection)
+        if group is None:
+            return None
+        return _GuardedGroup(group, self._before, self._after, self._clock)
 
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
         self._write("delete", lambda: self._inner.delete(collection, ids))
@@ -155,6 +168,35 @@ class GuardedTarget:
 
     def close(self) -> None:
         self._inner.close()
+
+
+class _GuardedGroup:
+    """A group whose requests are guarded one by one, and timed as one write."""
+
+    def __init__(
+        self,
+        inner: PatchGroup,
+        before: Callable[[], None],
+        after: Callable[[str, float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._inner = inner
+        self._before = before
+        self._after = after
+        self._clock = clock
+        self._began = clock()
+
+    def add(self, patches: Sequence[Patch]) -> None:
+        self._before()
+        self._inner.add(patches)
+
+    def confirm(self) -> None:
+        self._before()
+        self._inner.confirm()
+        self._after("patches", self._clock() - self._began)
+
+    def abandon(self) -> None:
+        self._inner.abandon()
 
 
 class _Failed:

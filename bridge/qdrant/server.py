@@ -1,6 +1,7 @@
 """A Qdrant server over gRPC as a target.
 
 Every write has `wait=true`: the server answers after the write is in its write-ahead log and applied.
+The one exception is proven afterwards (`patch_group.py`).
 The client of qdrant-client is not used, only its messages and stubs: its upload functions do not
 wait, do not order and retry on their own (facts/qdrant.md, Client).
 """
@@ -18,6 +19,7 @@ from bridge.plan import Multi, Patch, Point, Sparse, Vector
 from bridge.point_ids import PointId
 from bridge.qdrant import collections
 from bridge.qdrant.channel import (
+    Accepted,
     Endpoint,
     Sender,
     SentRequest,
@@ -35,6 +37,7 @@ from bridge.qdrant.messages import (
     read_payload,
     read_point,
 )
+from bridge.qdrant.patch_group import ServerPatchGroup, has_one_log
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
 from bridge.qdrant.wire import encode_upsert
 from bridge.qdrant.wire_updates import encode_patches
@@ -57,6 +60,7 @@ class ServerTarget:
         self._points = q.PointsStub(self._channel)
         self._collections = q.CollectionsStub(self._channel)
         self._service = q.QdrantStub(self._channel)
+        self._one_log: dict[str, bool] = {}
 
     @property
     def label(self) -> str:
@@ -152,6 +156,50 @@ class ServerTarget:
         if patches:
             request = encode_patches(collection, patches, ordering=self._ordering)
             self._sender.send_batch(request).result()
+
+    def patch_group(self, collection: str) -> ServerPatchGroup | None:
+        if collection not in self._one_log:
+            self._one_log[collection] = has_one_log(self.collection(collection))
+        if not self._one_log[collection]:
+            return None
+        return ServerPatchGroup(
+            self,
+            collection,
+            ordering=self._ordering,
+            doubted=lambda: self._forget_log(collection),
+        )
+
+    def _forget_log(self, collection: str) -> None:
+        self._one_log.pop(collection, None)
+
+    def send_unwaited(self, request: bytes) -> Accepted:
+        """Begin an UpdateBatch that does not wait (`patch_group.py`)."""
+        return self._sender.send_unwaited(request)
+
+    def fence(self, collection: str) -> int:
+        """Wait for everything before it in every shard's log; its own number there."""
+        nothing = q.Filter(must=[q.Condition(has_id=q.HasIdCondition())])
+        request = q.DeletePayloadPoints(
+            collection_name=collection,
+            wait=True,
+            keys=["fence"],
+            points_selector=q.PointsSelector(filter=nothing),
+        )
+        result = self._call(self._points.DeletePayload, request).result
+        require_completed(result.status)
+        number: int = result.operation_id
+        return number
+
+    def count_of(self, collection: str, ids: Sequence[PointId]) -> int:
+        """How many of these points there are, exactly."""
+        wanted = q.HasIdCondition(has_id=[id_message(identity) for identity in ids])
+        request = q.CountPoints(
+            collection_name=collection,
+            filter=q.Filter(must=[q.Condition(has_id=wanted)]),
+            exact=True,
+        )
+        count: int = self._call(self._points.Count, request).result.count
+        return count
 
     def clear(self, collection: str) -> None:
         # A filter without conditions is fulfilled by every point.

@@ -64,6 +64,21 @@ class Pending(Protocol):
         """Wait until it is durable; raises what it failed with."""
 
 
+class PatchGroup(Protocol):
+    """Patches that are confirmed together, which is many times as fast. After `confirm` has returned
+    they are durable; if anything was raised, nothing is known, `abandon` must be called, and they
+    are to be sent again by `patch`."""
+
+    def add(self, patches: Sequence[Patch]) -> None:
+        """Begin to write some; their points exist, and are in no other patch of the group."""
+
+    def confirm(self) -> None:
+        """Wait until all of them are durable."""
+
+    def abandon(self) -> None:
+        """Wait until none of them is under way."""
+
+
 class Target(Protocol):
     """See the module's docstring for what holds of every method."""
 
@@ -116,6 +131,9 @@ class Target(Protocol):
     def patch(self, collection: str, patches: Sequence[Patch]) -> None:
         """Change points that exist, each at most once. `Rejected` if one is missing: some of the
         others may be changed by then, and to try again does no harm."""
+
+    def patch_group(self, collection: str) -> PatchGroup | None:
+        """A new group; None if this target or collection cannot confirm one."""
 
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
         """Remove points; missing ones are no error."""

@@ -399,6 +399,8 @@ def _packed(indices: Buffer) -> bytes:
 
 UPDATE_COMPLETED = 2
 """UpdateStatus: applied. 1 (Acknowledged) and 4 (WaitTimeout) are not."""
+UPDATE_ACCEPTED = (1, UPDATE_COMPLETED)
+"""What an operation that is not waited for is answered with."""
 
 
 def decode_update_status(response: bytes) -> int:
@@ -421,6 +423,20 @@ def decode_batch_statuses(response: bytes) -> list[int]:
         status = _field(result, 2) if isinstance(result, bytes) else None
         statuses.append(status if isinstance(status, int) else 0)
     return statuses
+
+
+def decode_operation_ids(response: bytes) -> list[int]:
+    """The operation ids in an UpdateBatchResponse {1 result {1 operation_id, 2 status}}, if all of its
+    operations were accepted; else none. An id is the operation's number in its shard's log."""
+    found: list[int] = []
+    for result in _fields(response, 1):
+        if not isinstance(result, bytes) or _field(result, 2) not in UPDATE_ACCEPTED:
+            return []
+        number = _field(result, 1)
+        if not isinstance(number, int):
+            return []
+        found.append(number)
+    return found
 
 
 def _field(message: bytes, wanted: int) -> bytes | int | None:

@@ -28,10 +28,17 @@ UPDATE_BATCH = "/qdrant.Points/UpdateBatch"
 _PAYLOAD_DEPTH = 5
 
 
-def encode_patches(collection: str, patches: Sequence[Patch], *, ordering: str = "weak") -> bytes:
-    """One UpdateBatch with `wait=true`: payloads replaced, then vectors set, then vectors deleted."""
+def encode_patches(
+    collection: str, patches: Sequence[Patch], *, ordering: str = "weak", wait: bool = True
+) -> bytes:
+    """One UpdateBatch: payloads replaced, then vectors set, then vectors deleted.
+
+    With `wait` it is answered once each operation is durable; without, once they are accepted, which
+    proves nothing (`patch_group.py`).
+    """
     name = collection.encode()
-    parts: list[Buffer] = [b"\x0a", varint(len(name)), name, b"\x10\x01"]  # 1 collection, 2 wait
+    parts: list[Buffer] = [b"\x0a", varint(len(name)), name]  # 1 collection
+    parts.append(b"\x10\x01" if wait else b"\x10\x00")  # 2 wait
     for patch in patches:
         fields = encode_fields(STRUCT, patch.payload, _PAYLOAD_DEPTH)  # {1 payload}
         body = fields + enclosed(b"\x12", _selector([patch.id]))  # {2 points_selector}

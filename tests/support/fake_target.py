@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import grpc as q
 
-from bridge.errors import BridgeError, Rejected
+from bridge.errors import BridgeError, Rejected, Unreachable
 from bridge.plan import Patch, Point, Sparse, Vector
 from bridge.point_ids import PointId
 
@@ -36,12 +36,13 @@ class Done:
 @dataclass(slots=True)
 class FakeTarget:
     """`calls` logs (method, ids). `fault` is asked before each write and may raise; `refuse` tells
-    which points no request may hold."""
+    which points no request may hold. `groups`: whether it can confirm patches together."""
 
     points: dict[PointId, Point] = field(default_factory=dict)
     calls: list[tuple[str, tuple[PointId, ...]]] = field(default_factory=list)
     fault: Callable[[str, Sequence[PointId]], None] = lambda method, ids: None
     refuse: Callable[[Point | Patch], bool] = lambda point: False
+    groups: bool = True
 
     def _begin(self, method: str, ids: Iterable[PointId]) -> None:
         listed = tuple(ids)
@@ -107,6 +108,9 @@ class FakeTarget:
                 patch.id, {**vectors, **patch.vectors}, dict(patch.payload)
             )
 
+    def patch_group(self, collection: str) -> FakeGroup | None:
+        return FakeGroup(self) if self.groups else None
+
     def delete(self, collection: str, ids: Sequence[PointId]) -> None:
         self._begin("delete", ids)
         for identity in ids:
@@ -140,6 +144,30 @@ class FakeTarget:
     def methods(self) -> list[str]:
         """The writes so far, by method."""
         return [method for method, _ids in self.calls]
+
+
+class FakeGroup:
+    """Patches are accepted, and applied when they are confirmed: `fault` may lose them before."""
+
+    def __init__(self, target: FakeTarget) -> None:
+        self._target = target
+        self._accepted: list[Patch] = []
+        self.abandoned = False
+
+    def add(self, patches: Sequence[Patch]) -> None:
+        self._target.fault("group", [patch.id for patch in patches])
+        self._accepted += patches
+
+    def confirm(self) -> None:
+        ids = [patch.id for patch in self._accepted]
+        self._target.fault("confirm", ids)
+        try:
+            self._target.patch("", self._accepted)
+        except Rejected:
+            raise Unreachable("not all of them were applied") from None
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
 
 def _point(message: Any) -> Point:

@@ -142,6 +142,10 @@ class QdrantServer:
         """Drop every connection at once; requests that are held or waiting are not applied."""
         self.stop(None)
 
+    def hold(self, collection: str) -> None:
+        """Until the next start: keep writes that do not wait back until one comes that does."""
+        self._store.get(collection).holding = True
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -77,6 +77,8 @@ class Collection:
         self.info = info
         self.lock = threading.RLock()
         self.operations = 0
+        self.holding = False
+        self.held: list[edge.UpdateOperation] = []
         self._shard: edge.EdgeShard | None = None
 
     @classmethod

@@ -2,8 +2,9 @@
 
 Every write is applied before its answer, whatever `wait` says; but with `wait=false` an error that
 the real server meets only while applying (a missing id, say) is swallowed as there, and the status
-is Acknowledged. Checks made before the write-ahead log (ids, payloads, dimensions of an upsert)
-answer either way.
+is Acknowledged. A collection that was told to hold such writes back applies them before the next one
+that waits, and loses them if the server is killed first, as a power cut would. Checks made before the
+write-ahead log (ids, payloads, dimensions of an upsert) answer either way.
 """
 
 from __future__ import annotations
@@ -42,13 +43,23 @@ def apply(collection: Collection, make: Make, body: Any, wait: bool) -> qdrant.U
     with collection.lock:
         operation = make(collection, body)
         collection.operations += 1
-        try:
-            collection.call(lambda shard: shard.update(operation))
-        except Status as status:
-            if wait or status.code not in LATE:
-                raise
+        if collection.holding and not wait:
+            collection.held.append(operation)
+        else:
+            for earlier in collection.held:
+                _update(collection, earlier, wait=False)
+            collection.held.clear()
+            _update(collection, operation, wait)
         state = qdrant.UpdateStatus.Completed if wait else qdrant.UpdateStatus.Acknowledged
         return qdrant.UpdateResult(operation_id=collection.operations, status=state)
+
+
+def _update(collection: Collection, operation: edge.UpdateOperation, wait: bool) -> None:
+    try:
+        collection.call(lambda shard: shard.update(operation))
+    except Status as status:
+        if wait or status.code not in LATE:
+            raise
 
 
 def upsert(collection: Collection, body: Any) -> Operation:
