@@ -19,12 +19,13 @@ from backfill.preflight import Inspection, check_target, inspect, require_fit
 from backfill.resume import fingerprint_of
 from bridge import recorded_schema, requests
 from bridge.config_tables import TableSettings
-from bridge.errors import StopError
 from bridge.failpoints import failpoint
+from bridge.ownership import claim, owner_record, require_claimable
 from bridge.postgres import catalog, publications, slots
 from bridge.postgres.connection import Connection, connect
 from bridge.postgres.publications import Publication
 from bridge.postgres.slots import Blocker
+from bridge.postgres.timelines import require_same_cluster
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.recorded_schema import RecordedSchema
@@ -57,6 +58,10 @@ def extend_stream(
     `PUBLICATION_CHANGED` if the publication is not what it was.
     """
     with connect(postgres_url, allow_plaintext=allow_plaintext, read_only=False) as connection:
+        cluster = catalog.server_facts(connection).system_identifier
+        if cluster is not None:
+            # First of all: another cluster has other tables, none of them new.
+            require_same_cluster(str(cluster), str(state.facts["system_id"]))
         copied = recorded_schema.load(store)
         found = {name: _find(connection, name, copied) for name in tables}
         known = state.facts["tables"]
@@ -192,23 +197,11 @@ def _own(
     spec, label = inspection.mapping.collection, inspection.table.label
     found, finding = check_target(target, spec, create=create_collection)
     require_fit(finding)
-    owner = {
-        "pipeline": store.pipeline,
-        "table": label,
-        "found_points": 0 if found is None else target.count(spec.name),
-    }
-    stored = store.put_new("owner", spec.name, owner)
-    if (stored["pipeline"], stored["table"]) != (store.pipeline, label):
-        raise StopError(
-            f"collection {spec.name} holds the points of {stored['table']} "
-            f"(pipeline {stored['pipeline']})",
-            code="COLLECTION_TAKEN",
-            hint="choose another collection for the table",
-            table=label,
-        )
+    points = 0 if found is None else target.count(spec.name)
+    require_claimable(store.pipeline, label, spec.name, claim(store, spec.name, label, points))
     if found is None:
         # Whatever was in it before, nothing of other origin is now.
-        store.put("owner", spec.name, owner)
+        store.put("owner", spec.name, owner_record(store.pipeline, label, points))
     target.create_collection(spec)
 
 

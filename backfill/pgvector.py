@@ -22,6 +22,7 @@ from functools import partial
 from typing import TypeVar
 
 from backfill import indexing
+from backfill.indexing import Indexing
 from backfill.messages import PATIENCE_SECONDS, Chunk, ChunkCopied, Event, Task, Waiting
 from backfill.pool import Pool
 from backfill.preflight import Inspection, check_target, inspect, require_fit
@@ -30,11 +31,13 @@ from backfill.resume import fingerprint_of, require_same
 from bridge.config_tables import TableSettings
 from bridge.errors import BridgeError, StopError, UsageError
 from bridge.failpoints import failpoint
+from bridge.ownership import claim, require_claimable
 from bridge.payload_fields import owns_whole_points
 from bridge.pipeline import checkpoint_chunk
 from bridge.postgres import activity, catalog, checks, chunks
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.channel import Endpoint
+from bridge.qdrant.guarded import GuardedTarget
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import CollectionState, Pending, Target
 from bridge.retry import Retry
@@ -44,14 +47,13 @@ from bridge.state import ChunkDone, Source, TablePlan
 _CHUNK_BYTES = 64 * 1024 * 1024
 _CHUNK_ROWS = (500, 50_000)
 _CHUNKS_PER_WORKER = 4
-_INDEX_POLL_SECONDS = 0.5
 # Counting costs seconds up to here; it tells a table that stood still from one that is written to.
 _COUNTED_TWICE_ROWS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The copy of a table is about to begin, or to go on."""
+    """The copy of a table is about to begin, or to go on. The last three: what its parts are called."""
 
     table: str
     collection: str
@@ -61,15 +63,9 @@ class Planned:
     bytes_done: int
     estimated_rows: int
     workers: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Indexing:
-    """The copy is done and Qdrant builds its index; `indexed` of `points` vectors so far."""
-
-    collection: str
-    points: int
-    indexed: int
+    part: str = "chunk"
+    worker: str = "worker"
+    row: str = "row"
 
 
 Tell = Callable[[Planned | Indexing | Event], None]
@@ -180,8 +176,7 @@ class TableBackfill:
         if record is None:
             points = 0 if state is None else self._target.count(spec.name)
             plan = self._make_plan(connection, inspection, source, fingerprint, points)
-            owner = {"pipeline": store.pipeline, "table": source.table, "found_points": points}
-            store.put_new("owner", spec.name, owner)
+            claim(store, spec.name, source.table, points)
             # The stored plan wins: another shard may have been first.
             record = store.put_new("plan", source.table, plan.to_record())
             failpoint("backfill.after_plan")
@@ -193,18 +188,8 @@ class TableBackfill:
         return plan
 
     def _refuse_foreign(self, source: Source, collection: str) -> None:
-        owner = self._store.get("owner", collection)
-        if owner is None or (
-            owner["pipeline"] == self._store.pipeline and owner["table"] == source.table
-        ):
-            return
-        raise StopError(
-            f"collection {collection} holds the points of {owner['table']} "
-            f"(pipeline {owner['pipeline']})",
-            code="COLLECTION_TAKEN",
-            hint="choose another collection with --qdrant.collection; or, if that pipeline is "
-            f"given up, run qdrant-bridge teardown for {owner['pipeline']}",
-            table=source.table,
+        require_claimable(
+            self._store.pipeline, source.table, collection, self._store.get("owner", collection)
         )
 
     def _refuse_vanished(self, plan: TablePlan) -> None:
@@ -299,12 +284,7 @@ class TableBackfill:
         return copied, time.monotonic() - started
 
     def _restore_quietly(self, collection: str) -> None:
-        """Indexing back on after a failure; the failure itself is what gets reported."""
-        try:
-            indexing.restore(self._target, self._store, collection)
-        except BridgeError as error:
-            # The record stays, and the next start restores it.
-            self._tell(Waiting(reason=f"indexing is still off: {error.message}", seconds=0.0))
+        indexing.restore_quietly(self._target, self._store, collection, self._tell)
 
     def _run_pool(
         self, inspection: Inspection, plan: TablePlan, todo: list[Chunk], workers: int
@@ -325,7 +305,8 @@ class TableBackfill:
         send = self._target.send if whole else self._target.send_fields
         apply = None if options.endpoint is not None else partial(_apply, send)
         copied = letters = 0
-        with Pool(task, workers=workers, apply=apply) as pool:
+        guard = self._target.held_until if isinstance(self._target, GuardedTarget) else None
+        with Pool(task, workers=workers, apply=apply, held_until=guard) as pool:
             for event in pool.run(todo):
                 if isinstance(event, ChunkCopied):
                     self._checkpoint(plan, event)
@@ -407,29 +388,15 @@ class TableBackfill:
         )
 
     def _build_index(self, collection: str) -> float | None:
-        """Restore indexing and wait until it is done; None if it was not deferred."""
-        target, store = self._target, self._store
-        deferred = self._patiently(lambda: indexing.resume(target, store, collection))
-        if not deferred:
-            return None
-        if not self._options.wait_for_index:
-            self._patiently(lambda: indexing.settle(store, collection))
-            return None
-        started = time.monotonic()
-        calm = 0
-        # Twice in a row: right after the change the optimizer may not have begun.
-        while calm < 2:
-            calm = calm + 1 if self._patiently(lambda: target.optimize(collection)) else 0
-            state = self._patiently(lambda: target.collection(collection))
-            if state is None:
-                break
-            self._tell(
-                Indexing(collection=collection, points=state.points, indexed=state.indexed_vectors)
-            )
-            if calm < 2 and self._options.endpoint is not None:
-                time.sleep(_INDEX_POLL_SECONDS)
-        self._patiently(lambda: indexing.settle(store, collection))
-        return time.monotonic() - started
+        return indexing.build(
+            self._target,
+            self._store,
+            collection,
+            patiently=self._patiently,
+            tell=self._tell,
+            wait=self._options.wait_for_index,
+            poll_seconds=0.0 if self._options.endpoint is None else indexing.POLL_SECONDS,
+        )
 
     def _count(
         self, inspection: Inspection, plan: TablePlan, letters: int

@@ -11,7 +11,10 @@ from bridge.errors import UsageError
 Distance = Literal["cosine", "dot", "euclid", "manhattan"]
 Datatype = Literal["float32", "float16", "uint8"]
 Shape = Literal["dense", "sparse", "multi"]
-IndexKind = Literal["keyword", "integer", "float", "bool", "geo", "datetime", "text", "uuid"]
+IndexKind = Literal[
+    "keyword", "integer", "float", "bool", "geo", "datetime", "text", "uuid", "tenant"
+]
+"""`tenant`: a keyword index by which the points of one tenant lie together (Qdrant's `is_tenant`)."""
 
 _FORBIDDEN = frozenset('<>:"/\\|?*\0\x1f')
 _NAME_LIMIT_BYTES = 200

@@ -15,9 +15,10 @@ from typing import Protocol
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from backfill.indexing import Indexing
 from backfill.messages import ChunkCopied, Event, Waiting, WorkerLost
 from backfill.messages import Progress as ChunkProgress
-from backfill.pgvector import Indexing, Planned
+from backfill.pgvector import Planned
 from cli.output import counted, err
 
 _RATE_WINDOW_SECONDS = 30.0
@@ -82,10 +83,10 @@ class Tally:
     def line(self) -> str:
         """`12,800 of ~60,000 rows, 9,100 rows/s, 58.2 MB/s, 5 s left, 0 failed`."""
         rate, bytes_rate = self.rates()
-        left = self.total_rows() - self.rows
+        left, row = self.total_rows() - self.rows, self.planned.row
         eta = f"{duration(left / rate)} left" if rate > 0 else "time left unknown"
         return (
-            f"{self.rows:,} of ~{self.total_rows():,} rows, {rate:,.0f} rows/s, "
+            f"{self.rows:,} of ~{self.total_rows():,} {row}s, {rate:,.0f} {row}s/s, "
             f"{bytes_rate / 1e6:,.1f} MB/s, {eta}, {self.failures} failed"
         )
 
@@ -230,10 +231,10 @@ def say(text: str) -> None:
 
 def planned_line(event: Planned) -> str:
     """What is about to be done."""
-    going_on = f", {event.rows_done:,} rows copied before" if event.rows_done else ""
+    going_on = f", {event.rows_done:,} {event.row}s copied before" if event.rows_done else ""
     return (
-        f"{event.table} -> {event.collection}: {event.chunks_left} of {event.chunks} chunks to copy, "
-        f"{counted(event.workers, 'worker')}{going_on}"
+        f"{event.table} -> {event.collection}: {event.chunks_left} of {event.chunks} {event.part}s to copy, "
+        f"{counted(event.workers, event.worker)}{going_on}"
     )
 
 

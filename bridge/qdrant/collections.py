@@ -41,6 +41,7 @@ FIELD_TYPES: Mapping[IndexKind, q.FieldType.ValueType] = {
     "bool": q.FieldType.FieldTypeBool,
     "datetime": q.FieldType.FieldTypeDatetime,
     "uuid": q.FieldType.FieldTypeUuid,
+    "tenant": q.FieldType.FieldTypeKeyword,
 }
 _SCHEMA_TYPES: Mapping[int, IndexKind] = {
     q.PayloadSchemaType.Keyword: "keyword",
@@ -130,7 +131,7 @@ def read_state(name: str, info: q.CollectionInfo) -> CollectionState:
         name=name,
         vectors=_read_vectors(params),
         payload_indexes={
-            path: _SCHEMA_TYPES[field.data_type]
+            path: _index_kind(field)
             for path, field in info.payload_schema.items()
             if field.data_type in _SCHEMA_TYPES
         },
@@ -144,6 +145,19 @@ def read_state(name: str, info: q.CollectionInfo) -> CollectionState:
         shards=params.shard_number or 1,
         problem=problem,
     )
+
+
+def index_params(kind: IndexKind) -> q.PayloadIndexParams | None:
+    """The parameters of a payload index, where its kind has some."""
+    if kind != "tenant":
+        return None
+    return q.PayloadIndexParams(keyword_index_params=q.KeywordIndexParams(is_tenant=True))
+
+
+def _index_kind(field: q.PayloadSchemaInfo) -> IndexKind:
+    if field.params.keyword_index_params.is_tenant:
+        return "tenant"
+    return _SCHEMA_TYPES[field.data_type]
 
 
 def _read_status(info: q.CollectionInfo) -> Status:

@@ -101,8 +101,10 @@ def _quantization(spec: QuantizationSpec | None) -> Any:
     return edge.ProductQuantizationConfig(ratio, always_ram=spec.always_ram)
 
 
-def schema_type(kind: IndexKind) -> edge.PayloadSchemaType:
+def schema_type(kind: IndexKind) -> edge.PayloadSchemaType | edge.KeywordIndexParams:
     """The payload index of that kind."""
+    if kind == "tenant":
+        return edge.KeywordIndexParams(is_tenant=True)
     return _SCHEMA_TYPES[kind]
 
 
@@ -112,8 +114,12 @@ def schema_types(schema: Mapping[str, Any]) -> dict[str, IndexKind]:
     for path, info in schema.items():
         for kind, value in _SCHEMA_TYPES.items():
             if info.data_type == value:
-                kinds[path] = kind
+                kinds[path] = "tenant" if _is_tenant(info) else kind
     return kinds
+
+
+def _is_tenant(info: Any) -> bool:
+    return bool(getattr(getattr(info, "params", None), "is_tenant", False))
 
 
 def edge_point(point: Point) -> edge.Point:

@@ -115,6 +115,7 @@ class ServerTarget:
             wait=True,
             field_name=path,
             field_type=collections.FIELD_TYPES[kind],
+            field_index_params=collections.index_params(kind),
         )
         require_completed(self._call(self._points.CreateFieldIndex, request).result.status)
 
@@ -268,7 +269,13 @@ class ServerTarget:
         return count
 
     def search(
-        self, collection: str, vector_name: str, query: Vector, *, limit: int = 10
+        self,
+        collection: str,
+        vector_name: str,
+        query: Vector,
+        *,
+        limit: int = 10,
+        exact: bool = False,
     ) -> list[Hit]:
         if isinstance(query, Sparse | Multi):
             raise TypeError("a search takes a dense vector")
@@ -277,6 +284,7 @@ class ServerTarget:
             collection_name=collection,
             query=q.Query(nearest=nearest),
             using=vector_name or None,
+            params=q.SearchParams(exact=exact),
             limit=limit,
             with_payload=q.WithPayloadSelector(enable=True),
         )
@@ -284,6 +292,23 @@ class ServerTarget:
             Hit(id=read_id(hit.id), score=hit.score, payload=read_payload(hit.payload))
             for hit in self._call(self._points.Query, request).result
         ]
+
+    def scores(
+        self, collection: str, vector_name: str, query: Vector, ids: Sequence[PointId]
+    ) -> dict[PointId, float]:
+        if isinstance(query, Sparse | Multi):
+            raise TypeError("scores are of a dense vector")
+        wanted = q.HasIdCondition(has_id=[id_message(identity) for identity in ids])
+        request = q.QueryPoints(
+            collection_name=collection,
+            query=q.Query(nearest=q.VectorInput(dense=q.DenseVector(data=floats(query)))),
+            using=vector_name or None,
+            filter=q.Filter(must=[q.Condition(has_id=wanted)]),
+            params=q.SearchParams(exact=True, quantization=q.QuantizationSearchParams(ignore=True)),
+            limit=max(1, len(ids)),
+        )
+        answer = self._call(self._points.Query, request).result
+        return {read_id(hit.id): hit.score for hit in answer}
 
     def flush(self) -> None:
         """Nothing to do: `wait=true` has done it for every request."""

@@ -228,6 +228,7 @@ def test_payload_indexes_are_reported(place: Place) -> None:
         "at": "datetime",
         "prose": "text",
         "uid": "uuid",
+        "owner": "tenant",
         "nested.field": "keyword",
         '"a name with blanks"': "keyword",
     }

@@ -12,8 +12,8 @@ from typing import Any, Final
 import grpc
 import pytest
 
+from backfill.indexing import Indexing
 from backfill.messages import ChunkCopied, Waiting
-from backfill.pgvector import Indexing
 from bridge.errors import Unreachable
 from tests.conftest import Database
 from tests.support.api import backfill_with

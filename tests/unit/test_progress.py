@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from backfill.indexing import Indexing
 from backfill.messages import ChunkCopied, Progress, Waiting, WorkerLost
-from backfill.pgvector import Indexing, Planned
+from backfill.pgvector import Planned
 from bridge.plan import DeadLetter
 from cli.progress import Lines, Tally, duration
 
