@@ -30,13 +30,13 @@ from bridge.postgres.embedded import EmbeddedPostgres, installation
 from bridge.qdrant.target import Target
 from cli import options as o
 from cli.backfill_command import copy_all, print_summary
+from cli.copied import require_equal
 from cli.demo_live import DaemonProcess, Scene
 from cli.demo_proof import compare
 from cli.handoff import prepare
 from cli.help import GENERAL, Command
 from cli.output import counted, note, out
 from cli.places import open_target
-from cli.sync_command import require_equal
 
 DATA = Path(__file__).parent / "data" / "packages"
 _QUESTIONS = (
@@ -55,17 +55,17 @@ Change a row, search in Postgres, and see what the daemon does:
   {psql} -c "SELECT b.package, b.summary FROM packages a, packages b WHERE a.id = {row}
     ORDER BY a.embedding <=> b.embedding LIMIT 5"
   tail -f {log}
-Stop the daemon and search in Qdrant: one process can have an edge directory open.
-  kill {daemon}
+Search in Qdrant: the daemon, which has the directory open, serves it to others.
   {python} -c "
-import qdrant_edge as q
-shard = q.EdgeShard.load('{qdrant}/collections/packages')
-vector = shard.retrieve([{row}], False, True)[0].vector['embedding']
-nearest = q.QueryRequest(limit=5, with_payload=True, query=q.Query.Nearest(vector, 'embedding'))
-for hit in shard.query(nearest):
-    print(hit.payload['package'], hit.payload['summary'])
-shard.close()"
-Let the daemon go on where it stopped:
+from pathlib import Path
+from bridge.qdrant.edge_client import EdgeClient
+edge = EdgeClient(Path('{qdrant}'))
+[point] = edge.retrieve('packages', [{row}], with_vectors=True)
+for hit in edge.search('packages', 'embedding', point.vectors['embedding'], limit=5):
+    print(hit.payload['package'], hit.payload['summary'])"
+Look how far it is; stop it, and let it go on where it stopped:
+  qdrant-bridge status --config {config}
+  kill {daemon}
   qdrant-bridge sync postgres --config {config}
 Stop everything, then remove it:
   kill {daemon}; kill -INT {postgres}

@@ -1,8 +1,7 @@
 """The demo's second half: changes through SQL while the daemon runs, is killed, and starts again.
 
-The daemon is a process of its own, since only one can have an edge directory open and since it is to
-die. How far it is, Postgres tells: the slot's confirmed position never exceeds what is durable in
-Qdrant, so a transaction before it has been applied.
+The daemon is a process of its own, since it is to die. How far it is, Postgres tells: the slot's
+confirmed position never exceeds what is durable in Qdrant, so a transaction before it has been applied.
 """
 
 from __future__ import annotations

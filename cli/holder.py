@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from bridge import requests
 from bridge.config import Effective
-from bridge.errors import BridgeError, StopError, Unreachable
+from bridge.errors import BridgeError, StopError, Unreachable, UsageError
 from bridge.lease import Lease, held
 from bridge.qdrant.guarded import GuardedTarget
 from bridge.qdrant.state import QdrantState
@@ -66,8 +66,17 @@ def await_holder(
 
 @contextmanager
 def holding(effective: Effective, place: Place) -> Iterator[Place]:
-    """Be the holder: the place whose every write looks at the lease first."""
+    """Be the holder: the place whose every write looks at the lease first.
+
+    UsageError if another process, which does not run the pipeline, has the place open.
+    """
     store = state_of(place, effective.settings)
+    if place.beside:
+        raise UsageError(
+            f"another process has {place.target.label} open, and does not run pipeline "
+            f"{store.pipeline}",
+            hint="wait for that process, or stop it; then run the same command again",
+        )
     with held(store, on_wait=_tell_watched) as lease:
         yield replace(place, target=GuardedTarget(place.target, before=lease.require))
 

@@ -1,7 +1,8 @@
 """Qdrant Edge, the engine inside this process, as a target: `edge:///directory`.
 
     directory/
-      LOCK                      held (flock) by the one process that has it open; its PID inside
+      LOCK                      held by the one process that has it open (`edge_claim.py`)
+      bridge.sock               on which that process serves the others (`edge_socket.py`)
       collections/<name>/       one Edge shard each; the name percent-encoded, a long one hashed
       collections/<name>.json   our spec of it, written before the shard is made
 
@@ -16,12 +17,9 @@ as done.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,17 +28,13 @@ from urllib.parse import quote
 import qdrant_edge as edge
 from google.protobuf.message import DecodeError
 
-from bridge.collection_spec import (
-    CollectionSpec,
-    HnswSpec,
-    IndexKind,
-    QuantizationSpec,
-    VectorSpec,
-)
-from bridge.errors import BridgeError, Rejected, StopError, UsageError
+from bridge.collection_spec import CollectionSpec, IndexKind
+from bridge.errors import BridgeError, Rejected, StopError, Unreachable, UsageError
 from bridge.plan import Multi, Patch, Point, Sparse, Vector
 from bridge.point_ids import PointId
+from bridge.qdrant.edge_claim import DIRECTORY_HINT, claim
 from bridge.qdrant.edge_space import disk_full, require_space, used_bytes
+from bridge.qdrant.edge_specs import dump, load
 from bridge.qdrant.edge_types import (
     edge_point,
     edge_vectors,
@@ -56,7 +50,6 @@ from bridge.qdrant.messages import floats, read_id, read_payload, read_vector
 from bridge.qdrant.target import CollectionState, Hit, WriteMode
 
 _BATCH_LIMIT = 1000  # points an operation: bounds the copy that Edge makes of it
-_DIRECTORY_HINT = "name a directory that this user may write to: --qdrant.url edge:///directory"
 _FILE_NAME_LIMIT = 200  # characters; file systems end at 255, and suffixes come behind
 
 
@@ -73,9 +66,9 @@ class EdgeTarget:
             (directory / "collections").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"cannot make the directory {directory}: {error.strerror}", hint=_DIRECTORY_HINT
+                f"cannot make the directory {directory}: {error.strerror}", hint=DIRECTORY_HINT
             ) from None
-        self._claim = _claim(directory)
+        self._claim = claim(directory)
 
     @property
     def label(self) -> str:
@@ -86,7 +79,7 @@ class EdgeTarget:
 
     def collections(self) -> list[str]:
         specs = (self._directory / "collections").glob("*.json")
-        return sorted(_load(path.read_text()).name for path in specs)
+        return sorted(load(path.read_text()).name for path in specs)
 
     def collection(self, name: str) -> CollectionState | None:
         with self._lock:
@@ -107,7 +100,7 @@ class EdgeTarget:
             if self._spec(spec.name) is None:
                 require_space(self._directory, self.label)
                 _remove_tree(self._path(spec.name))  # what a crash in a deletion left
-                _write_atomically(self._path(spec.name).with_suffix(".json"), _dump(spec))
+                _write_atomically(self._path(spec.name).with_suffix(".json"), dump(spec))
             self._shard(spec.name)
             for path, kind in spec.payload_indexes.items():
                 self.create_payload_index(spec.name, path, kind)
@@ -269,7 +262,13 @@ class EdgeTarget:
         return count
 
     def search(
-        self, collection: str, vector_name: str, query: Vector, *, limit: int = 10
+        self,
+        collection: str,
+        vector_name: str,
+        query: Vector,
+        *,
+        limit: int = 10,
+        exact: bool = False,
     ) -> list[Hit]:
         if isinstance(query, Sparse | Multi):
             raise TypeError("a search takes a dense vector")
@@ -277,6 +276,7 @@ class EdgeTarget:
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(nearest, vector_name),
+            params=edge.SearchParams(exact=exact),
             with_payload=True,
         )
         with self._lock:
@@ -291,9 +291,33 @@ class EdgeTarget:
             for hit in hits
         ]
 
+    def scores(
+        self, collection: str, vector_name: str, query: Vector, ids: Sequence[PointId]
+    ) -> dict[PointId, float]:
+        if isinstance(query, Sparse | Multi):
+            raise TypeError("scores are of a dense vector")
+        request = edge.QueryRequest(
+            limit=max(1, len(ids)),
+            query=edge.Query.Nearest(floats(query), vector_name),
+            filter=edge.Filter(must=[edge.HasIdCondition(set(ids))]),
+            params=edge.SearchParams(
+                exact=True, quantization=edge.QuantizationSearchParams(ignore=True)
+            ),
+        )
+        with self._lock:
+            shard = self._shard(collection)
+            hits = self._run(lambda: shard.query(request))
+        return {hit.id if isinstance(hit.id, int) else str(hit.id): hit.score for hit in hits}
+
     def flush(self) -> None:
         with self._lock:
             for name in sorted(self._unflushed):
+                self.flush_collection(name)
+
+    def flush_collection(self, name: str) -> None:
+        """`flush`, of one collection: the engine answers nobody meanwhile, so it is kept short."""
+        with self._lock:
+            if name in self._unflushed:
                 self._run(self._shard(name).flush)
                 self._unflushed.discard(name)
 
@@ -303,9 +327,9 @@ class EdgeTarget:
                 self._run(shard.flush)
                 shard.close()
             self._shards.clear()
-            claim, self._claim = self._claim, -1
-            if claim >= 0:  # a number that was closed may be somebody else's file by now
-                os.close(claim)
+            held, self._claim = self._claim, -1
+            if held >= 0:  # a number that was closed may be somebody else's file by now
+                os.close(held)
 
     def _write(self, collection: str, points: list[edge.Point], mode: WriteMode) -> None:
         update_mode = edge.UpdateMode.InsertOnly if mode == "insert_only" else None
@@ -330,13 +354,15 @@ class EdgeTarget:
                 text = self._path(name).with_suffix(".json").read_text()
             except FileNotFoundError:
                 return None
-            self._specs[name] = _load(text)
+            self._specs[name] = load(text)
         return self._specs[name]
 
     def _shard(self, name: str) -> edge.EdgeShard:
         opened = self._shards.get(name)
         if opened is not None:
             return opened
+        if self._claim < 0:  # the files may be another process's by now
+            raise Unreachable(f"{self.label} was closed", hint="run the same command again")
         spec = self._spec(name)
         if spec is None:
             raise StopError(
@@ -407,28 +433,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _claim(directory: Path) -> int:
-    """Hold the directory for this process; UsageError naming the holder if another one does."""
-    try:
-        handle = os.open(directory / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write in {directory}: {error.strerror}", hint=_DIRECTORY_HINT
-        ) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
-        os.close(handle)
-        raise UsageError(
-            f"edge://{directory} is in use by process {holder}",
-            hint="one process can open it; wait for that one, or stop it",
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    return handle
-
-
 def _file_name(name: str) -> str:
     """A collection's file name: without dots, so that a suffix is one and `..` leads nowhere."""
     encoded = quote(name, safe="").replace(".", "%2E")
@@ -458,29 +462,6 @@ def _remove_tree(path: Path) -> None:
         for name in directories:
             os.rmdir(os.path.join(root, name))
     os.rmdir(path)
-
-
-def _dump(spec: CollectionSpec) -> str:
-    return json.dumps(asdict(spec), indent=1)
-
-
-def _load(text: str) -> CollectionSpec:
-    data = json.loads(text)
-    vectors = tuple(
-        VectorSpec(
-            **{
-                **vector,
-                "hnsw": HnswSpec(**vector["hnsw"]) if vector["hnsw"] else None,
-                "quantization": (
-                    QuantizationSpec(**vector["quantization"]) if vector["quantization"] else None
-                ),
-            }
-        )
-        for vector in data["vectors"]
-    )
-    return CollectionSpec(
-        name=data["name"], vectors=vectors, payload_indexes=data["payload_indexes"]
-    )
 
 
 def _point(message: q.PointStruct) -> Point:

@@ -34,6 +34,7 @@ class GuardedTarget:
         inner: Target,
         *,
         before: Callable[[], None] = lambda: None,
+        held_until: int | None = None,
         after: Callable[[str, float], None] = lambda kind, seconds: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -41,10 +42,18 @@ class GuardedTarget:
         self._before = before
         self._after = after
         self._clock = clock
+        # The descriptor by which processes that write for this one look whether they may.
+        self.held_until = held_until
 
     def observed_by(self, after: Callable[[str, float], None]) -> GuardedTarget:
         """The same target under the same guard, its writes told to somebody else."""
-        return GuardedTarget(self._inner, before=self._before, after=after, clock=self._clock)
+        return GuardedTarget(
+            self._inner,
+            before=self._before,
+            held_until=self.held_until,
+            after=after,
+            clock=self._clock,
+        )
 
     def _write(self, kind: str, action: Callable[[], T]) -> T:
         self._before()
@@ -159,9 +168,20 @@ class GuardedTarget:
         return self._inner.count(collection)
 
     def search(
-        self, collection: str, vector_name: str, query: Vector, *, limit: int = 10
+        self,
+        collection: str,
+        vector_name: str,
+        query: Vector,
+        *,
+        limit: int = 10,
+        exact: bool = False,
     ) -> list[Hit]:
-        return self._inner.search(collection, vector_name, query, limit=limit)
+        return self._inner.search(collection, vector_name, query, limit=limit, exact=exact)
+
+    def scores(
+        self, collection: str, vector_name: str, query: Vector, ids: Sequence[PointId]
+    ) -> dict[PointId, float]:
+        return self._inner.scores(collection, vector_name, query, ids)
 
     def flush(self) -> None:
         self._inner.flush()

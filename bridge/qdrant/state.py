@@ -52,6 +52,13 @@ class QdrantState:
     def put(self, kind: Kind, name: str, record: Record) -> None:
         self._write(kind, name, record, "upsert")
 
+    def put_all(self, kind: Kind, records: Mapping[str, Record]) -> None:
+        """Store or replace many, by name; all of them durable on return."""
+        points = [self._point(kind, name, record) for name, record in records.items()]
+        for start in range(0, len(points), _PAGE):
+            self._target.upsert(STATE_COLLECTION, points[start : start + _PAGE])
+        self._target.flush()
+
     def put_new(self, kind: Kind, name: str, record: Record) -> Record:
         self._write(kind, name, record, "insert_only")
         stored = self.get(kind, name)

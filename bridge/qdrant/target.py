@@ -168,9 +168,23 @@ class Target(Protocol):
         """The exact number of points."""
 
     def search(
-        self, collection: str, vector_name: str, query: Vector, *, limit: int = 10
+        self,
+        collection: str,
+        vector_name: str,
+        query: Vector,
+        *,
+        limit: int = 10,
+        exact: bool = False,
     ) -> list[Hit]:
-        """The nearest points by the named vector, with payload."""
+        """The nearest points by the named vector, with payload; `exact`: without the index."""
+
+    def scores(
+        self, collection: str, vector_name: str, query: Vector, ids: Sequence[PointId]
+    ) -> dict[PointId, float]:
+        """The exact scores of these points by the named vector; those that lack it are absent.
+
+        Of the vectors themselves, not of what quantization made of them.
+        """
 
     def flush(self) -> None:
         """Make everything written so far survive a power loss."""

@@ -14,6 +14,7 @@ from tests.contract.places import (
     QDRANT_URL,
     Place,
     edge_place,
+    edge_socket_place,
     fake_server_place,
     real_server_place,
 )
@@ -34,6 +35,7 @@ def place(
     with ExitStack() as stack:
         places = {
             "edge": lambda: edge_place(tmp_path),
+            "edge-socket": lambda: edge_socket_place(tmp_path),
             "test-server": lambda: fake_server_place(fake_server),
             "qdrant": lambda: real_server_place(QDRANT_URL),
         }

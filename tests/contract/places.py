@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,8 +24,10 @@ from bridge.plan import Point, Vector
 from bridge.point_ids import PointId
 from bridge.qdrant.channel import endpoint
 from bridge.qdrant.edge import EdgeTarget
+from bridge.qdrant.edge_client import EdgeClient
+from bridge.qdrant.edge_socket import EdgeSocket
 from bridge.qdrant.server import ServerTarget
-from bridge.qdrant.target import Target
+from bridge.qdrant.target import STATE_COLLECTION, Target
 from tests.support.qdrant_server import QdrantServer
 
 # --- the targets ----------------------------------------------------------------------------------
@@ -72,6 +74,46 @@ def edge_place(directory: Path) -> Iterator[Place]:
     yield Place(opened(), opened)
 
 
+class _Beside:
+    """An edge directory as the processes beside its holder see it: reads, and records, go through the
+    socket; the rest is the holder's."""
+
+    _READS = ("label", "check", "collection", "collections", "existing", "retrieve", "scroll", "count",
+              "search", "scores")  # fmt: skip
+    _RECORDS = ("upsert", "replace", "delete")
+
+    def __init__(self, directory: Path) -> None:
+        self._holder = EdgeTarget(directory)
+        self._socket = EdgeSocket(directory, self._holder)
+        self._socket.__enter__()
+        self._client = EdgeClient(directory)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._READS:
+            return getattr(self._client, name)
+        if name not in self._RECORDS:
+            return getattr(self._holder, name)
+
+        def write(collection: str, *arguments: Any, **options: Any) -> None:
+            target = self._client if collection.startswith(STATE_COLLECTION) else self._holder
+            getattr(target, name)(collection, *arguments, **options)
+
+        return write
+
+    def close(self) -> None:
+        self._client.close()
+        self._socket.close()
+        self._holder.close()
+
+
+@contextmanager
+def edge_socket_place(directory: Path) -> Iterator[Place]:
+    def opened() -> Target:
+        return cast(Target, _Beside(directory / "edge"))
+
+    yield Place(opened(), opened)
+
+
 @contextmanager
 def fake_server_place(server: QdrantServer) -> Iterator[Place]:
     def restart() -> None:
@@ -88,7 +130,7 @@ def real_server_place(url: str) -> Iterator[Place]:
 
 QDRANT_URL = os.environ.get("QDRANT_URL", "")
 SERVERS = ["test-server", "qdrant"] if QDRANT_URL else ["test-server"]
-PLACES = ["edge", *SERVERS]
+PLACES = ["edge", "edge-socket", *SERVERS]
 
 servers_only = pytest.mark.parametrize("place", SERVERS, indirect=True)
 

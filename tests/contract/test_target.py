@@ -317,6 +317,23 @@ def test_the_unnamed_vector_beside_others(place: Place, others: tuple[VectorSpec
     assert place.target.search(name, "", buffer(1, 2, 3))[0].score == pytest.approx(14.0)
 
 
+def test_scores_are_of_the_points_asked_for_that_have_the_vector(place: Place) -> None:
+    name = place.create(dense("a"), dense(""))
+    place.target.upsert(
+        name,
+        [
+            Point(1, {"a": buffer(1, 2, 3)}, {}),
+            Point(2, {}, {}),
+            Point(3, {"a": buffer(1, 0, 0)}, {}),
+        ],
+    )
+    scores = place.target.scores(name, "a", buffer(2, 1, 0), [1, 2, 4])
+    assert scores == {1: pytest.approx(4.0)}
+    assert place.target.scores(name, "", buffer(2, 1, 0), [1, 2]) == {}
+    hits = place.target.search(name, "a", buffer(2, 1, 0), limit=2, exact=True)
+    assert [hit.id for hit in hits] == [1, 3]
+
+
 def test_a_point_may_lack_any_of_the_vectors(place: Place) -> None:
     name = place.create(dense("a"), dense("b"), multi("m"), sparse("s"))
     place.target.upsert(name, [Point(1, {}, {}), Point(2, {"b": buffer(1, 2, 3)}, {})])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import StopError
+from bridge.qdrant import edge_answers, edge_client
 from bridge.qdrant import state as state_module
 from bridge.qdrant.state import QdrantState
 from tests.contract.places import Place
@@ -18,7 +19,8 @@ from tests.contract.places import Place
 def records_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> str:
     """A reserved collection of our own: the real one may be in use."""
     name = place.name("_qdrant_bridge")
-    monkeypatch.setattr(state_module, "STATE_COLLECTION", name)
+    for module in (state_module, edge_client, edge_answers):
+        monkeypatch.setattr(module, "STATE_COLLECTION", name)
     monkeypatch.setattr(state_module, "_SPEC", dataclasses.replace(state_module._SPEC, name=name))
     return name
 

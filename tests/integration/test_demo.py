@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -104,6 +105,8 @@ def test_what_is_kept_runs_on_and_can_be_read(directory: Path) -> None:
     [(url, row)] = re.findall(r"psql '(\S+)' -c \"UPDATE .* WHERE id = (\d+)", outcome.err)
     try:
         rows = _change_and_await(url, int(row))
+        first = _search(outcome.err).splitlines()[0]
+        assert first.endswith(" changed"), "its own nearest one, as it is since the change"
         os.kill(int(daemon), signal.SIGTERM)
         await_exit(int(daemon))
     finally:
@@ -123,6 +126,14 @@ def test_what_is_kept_runs_on_and_can_be_read(directory: Path) -> None:
     assert status["tables"]["public.packages"]["rows_read"] == 3000
     again = command("demo", "--directory", str(directory)).require(2)
     assert "exists already" in again.err
+
+
+def _search(told: str) -> str:
+    """What the search prints that the demo shows, run beside the daemon."""
+    [program] = re.findall(r"^  \S+ -c \"\n(from pathlib .*?)\"$", told, re.MULTILINE | re.DOTALL)
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def _change_and_await(url: str, row: int) -> int:

@@ -85,11 +85,13 @@ class QdrantServer:
         self,
         directory: Path,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         api_key: str | None = None,
         tls: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.directory = directory
+        self._host = host
         self.port = port or free_port()
         self.faults = Faults()
         self.requests = Requests()
@@ -115,7 +117,7 @@ class QdrantServer:
         interceptor = _Interceptor(self.faults, self.requests, self._stopping, self._api_key)
         server = grpc.server(self._pool, interceptors=[interceptor], options=OPTIONS)
         _register(server, self._store)
-        address = f"127.0.0.1:{self.port}"
+        address = f"{self._host}:{self.port}"
         if self._tls is None:
             server.add_insecure_port(address)
         else:
