@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from backfill.preflight import check_target, inspect, require_fit
-from bridge import recorded_schema
+from bridge import recorded_schema, silent_changes
 from bridge.config_tables import TableSettings
 from bridge.failpoints import failpoint
 from bridge.mapping import TableMapping
 from bridge.postgres import catalog, slots, stream_checks
+from bridge.postgres.beneath import look
 from bridge.postgres.connection import Connection, connect
 from bridge.postgres.slots import Blocker
 from bridge.postgres.stream_checks import StreamNames
@@ -76,8 +77,10 @@ def prepare_stream(
         )
         failpoint("backfill.after_slot")
         slots.wait_for_transactions(connection, facts.snapshot, on_wait=on_wait)
+        beneath = {m.table.label: look(connection, m.table.oid) for m in mappings}
     for mapping in mappings:
         recorded_schema.save(store, RecordedSchema.of(mapping))
+        silent_changes.save(store, mapping.table.label, beneath[mapping.table.label])
     state = StreamState(facts=facts.to_record(), checkpoint=facts.start_lsn, phase="backfill")
     return StreamState.from_record(store.put_new("stream", RECORD_NAME, state.to_record()))
 

@@ -45,10 +45,19 @@ class _Worker:
 class Pool:
     """Runs chunks of one table on `workers` processes. Use it as a context manager."""
 
-    def __init__(self, task: Task, *, workers: int, apply: Apply | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        workers: int,
+        apply: Apply | None = None,
+        held_until: int | None = None,
+    ) -> None:
+        """`held_until`: the descriptor by which workers look whether they may write."""
         self._task = task
         self._size = workers
         self._apply = apply
+        self._held_until = held_until
         self._workers: list[_Worker] = []
         self._deaths: Counter[int] = Counter()
 
@@ -109,9 +118,12 @@ class Pool:
         ours, theirs = socket.socketpair()
         reads, lifeline = os.pipe()
         path = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
+        inherited = [theirs.fileno(), reads]
+        if self._held_until is not None:
+            inherited.append(self._held_until)
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "backfill.worker", str(theirs.fileno()), str(reads)],
-            pass_fds=(theirs.fileno(), reads),
+            [sys.executable, "-m", "backfill.worker", *map(str, inherited)],
+            pass_fds=inherited,
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             process_group=0,  # a Ctrl-C in the terminal is for the parent alone

@@ -1,8 +1,9 @@
 """A worker process: copies chunks of one table, one after the other, as the parent hands them out.
 
-Started by `pool.py` as `python -m backfill.worker PIPE LIFELINE` with two inherited descriptors. It
-gets a `Task`, then `Chunk`s, and ends at None. It imports neither the command line nor
-`qdrant_client`, so that it starts in a fraction of a second and stays small.
+Started by `pool.py` as `python -m backfill.worker PIPE LIFELINE [HELD_UNTIL]`, inherited descriptors. With
+the third it sends no request unless the parent's lease counts (`bridge/held_until.py`). It gets a `Task`,
+then `Chunk`s, and ends at None. It imports neither the command line nor `qdrant_client`, so that it starts
+in a fraction of a second and stays small.
 
 A chunk is read in one short transaction (a single COPY) and written as it comes. If Postgres fails in
 the middle, the whole chunk is read again: what was written is written again, which changes nothing.
@@ -26,9 +27,11 @@ from pathlib import Path
 from typing import Protocol
 
 from backfill.messages import Answer, Chunk, ChunkCopied, Failed, Progress, Request, Task, Waiting
+from bridge import held_until
 from bridge.errors import BridgeError, StopError, Unreachable
 from bridge.events import Read
 from bridge.failpoints import failpoint
+from bridge.lease import boottime
 from bridge.payload_fields import fields_rule, owns_whole_points
 from bridge.plan import DeadLetter, Point
 from bridge.postgres import scan
@@ -303,7 +306,17 @@ class _HandedOver:
             raise self._error
 
 
-def serve(pipe: Connection) -> None:
+def guarded(send: Send, descriptor: int) -> Send:
+    """`send`, but not before the parent's lease counts."""
+
+    def send_if_held(request: bytes) -> Pending:
+        held_until.require(descriptor, boottime)
+        return send(request)
+
+    return send_if_held
+
+
+def serve(pipe: Connection, descriptor: int | None = None) -> None:
     """Take the task, then chunks until None; tell what was copied."""
     task: Task = pipe.recv()
     inbox = Inbox(pipe)
@@ -313,6 +326,8 @@ def serve(pipe: Connection) -> None:
         send = ParentSend(pipe, inbox)
     else:
         send = sender.send if owns_whole_points(task.mapping) else sender.send_batch
+    if descriptor is not None:
+        send = guarded(send, descriptor)
     copier = ChunkCopier(task, send, pipe)
     opened: list[OpenChunk] = []
 
@@ -357,9 +372,9 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`PIPE LIFELINE`: the inherited descriptors."""
+    """`PIPE LIFELINE [HELD_UNTIL]`: the inherited descriptors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    pipe_descriptor, lifeline = map(int, arguments)
+    pipe_descriptor, lifeline, *guard = map(int, arguments)
     # Rows become many small objects, none of them in a cycle: with the usual threshold the collector
     # takes a quarter of a worker's time looking through what is alive.
     gc.freeze()
@@ -367,7 +382,7 @@ def main(arguments: Sequence[str]) -> None:
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     with Connection(pipe_descriptor) as pipe:
         try:
-            serve(pipe)
+            serve(pipe, *guard)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             # The parent is gone or does not want this worker any more.
             return

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from bridge.errors import BridgeError, StopError, Unreachable
+from bridge.held_until import HeldUntil
 from bridge.state import Kind, Record
 
 LEASE_SECONDS = 10.0
@@ -166,6 +167,7 @@ class Lease:
         )
         self._count = 0
         self._until = float("-inf")
+        self._shared: HeldUntil | None = None
         self._lost: StopError | None = None
         self._writing = threading.Lock()
 
@@ -190,7 +192,7 @@ class Lease:
                 )
                 if stored is None or self._claim_of(stored).stamp != claim.stamp:
                     continue  # somebody was faster: look again
-            self._until = began + HELD_SECONDS
+            self._count_until(began + HELD_SECONDS)
             return
 
     def require_takeable(self, on_wait: Callable[[str], None] = lambda who: None) -> None:
@@ -205,7 +207,7 @@ class Lease:
     def give(self) -> None:
         """Leave the record to whoever comes; nothing happens if it is not ours any more."""
         with self._writing:
-            self._until = float("-inf")
+            self._count_until(float("-inf"))
             free = replace(self._next(self._clock()), holder=_FREE)
             self._store.put_if(
                 "lease", _NAME, asdict(free), matching={"holder": self._claim.holder}
@@ -216,6 +218,9 @@ class Lease:
         dead process's."""
         with suppress(BridgeError):
             self.give()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
 
     def _free(self, found: Claim) -> bool:
         # Ours: the answer to an earlier attempt was lost.
@@ -282,10 +287,21 @@ class Lease:
             if stored is None or stored["holder"] != self._claim.holder:
                 self._lost = self._taken(stored)
                 raise self._lost
-            self._until = began + HELD_SECONDS
+            self._count_until(began + HELD_SECONDS)
+
+    def share(self) -> int:
+        """A descriptor of `held_until`, for children that write for this process."""
+        if self._shared is None:
+            self._shared = HeldUntil(self._until)
+        return self._shared.descriptor
+
+    def _count_until(self, moment: float) -> None:
+        self._until = moment
+        if self._shared is not None:
+            self._shared.set(moment)
 
     def _taken(self, stored: Record | None) -> StopError:
-        self._until = float("-inf")
+        self._count_until(float("-inf"))
         by = None if stored is None else self._claim_of(stored)
         who = "nobody" if by is None or by.holder == _FREE else by.who
         return StopError(

@@ -8,7 +8,7 @@ their searches. Pure, but for `save` and `load`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -31,6 +31,13 @@ class Records(Protocol):
 
     def records(self, kind: Any) -> Iterable[tuple[str, Record]]:
         """All of that kind, by name."""
+
+
+class RemovableRecords(Records, Protocol):
+    """Those that can be removed."""
+
+    def remove(self, kind: Any, names: Sequence[str]) -> None:
+        """Remove records; missing ones are no error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +199,11 @@ def save(store: Records, schema: RecordedSchema) -> None:
 def note_changes(store: Records, label: str, columns: Iterable[str]) -> None:
     """Keep which columns are others than at the copy: rows from before may differ in them."""
     store.put("stream", f"{_CHANGED}{label}", {"columns": sorted(columns)})
+
+
+def forget_changes(store: RemovableRecords, label: str) -> None:
+    """The table is as it was when its rows were last read."""
+    store.remove("stream", [f"{_CHANGED}{label}"])
 
 
 def noted_changes(store: Records) -> dict[str, list[str]]:

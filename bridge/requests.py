@@ -156,6 +156,12 @@ def ask(store: RequestStore, request: Request) -> None:
     store.put("request", request.name, request.to_record())
 
 
+def waiting(store: RequestStore) -> list[Request]:
+    """What has been asked and has not ended, oldest first."""
+    found = [Request.from_record(record) for _name, record in store.records("request")]
+    return sorted((r for r in found if not r.progress.ended), key=lambda r: (r.asked_at, r.name))
+
+
 # --- the holder ----------------------------------------------------------------------------------
 
 

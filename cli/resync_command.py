@@ -16,8 +16,10 @@ from backfill.preflight import inspect
 from bridge import requests
 from bridge.config import Effective
 from bridge.errors import BridgeError, CheckFailed, StopError, UsageError
+from bridge.kafka_state import read_kafka
 from bridge.postgres.catalog import server_facts
 from bridge.postgres.connection import connect
+from bridge.postgres.key_texts import require_key
 from bridge.qdrant.state import QdrantState
 from bridge.requests import Key, Request
 from bridge.status import read_stream
@@ -112,7 +114,7 @@ def resync(
     ).load()
     require_tables(effective.settings)
     names = list(effective.settings.tables) if table is None else [_configured(effective, table)]
-    with open_target(effective.settings) as place:
+    with open_target(effective.settings, beside=True) as place:
         store = begun_state(place.target, effective.settings)
         stream = _require_stream(store)
         wanted = [_request(effective, name, wait, first, last) for name in names]
@@ -122,6 +124,11 @@ def resync(
 
 def _require_stream(store: QdrantState) -> StreamState:
     stream = read_stream(store)
+    if stream is None and read_kafka(store) is not None:
+        raise UsageError(
+            f"pipeline {store.pipeline} reads Kafka: its processes do not read tables again",
+            hint="rewind the consumer group while they are stopped: what the topics hold is read again",
+        )
     if stream is None or stream.phase == "backfill":
         raise UsageError(
             f"pipeline {store.pipeline} has no stream yet",
@@ -150,12 +157,16 @@ def _request(
     settings = effective.settings
     with connect(postgres_url(settings), allow_plaintext=settings.allow_plaintext) as connection:
         mapping = inspect(connection, name, settings.tables[name]).mapping
-    key = mapping.key_columns
+        keys: dict[str, Key | None] = {}
+        for flag, text in (("--from", first), ("--to", last)):
+            key = keys[flag] = _key(text, mapping.key_columns, flag)
+            if key is not None:
+                require_key(connection, mapping.table, mapping.key_columns, key, flag)
     return requests.make(
         "resync",
         mapping.table.label,
-        first=_key(first, key, "--from"),
-        last=_key(last, key, "--to"),
+        first=keys["--from"],
+        last=keys["--to"],
         waited_for=wait,
     )
 

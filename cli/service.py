@@ -52,7 +52,7 @@ class Service:
 
     def tell(self, event: str, **fields: object) -> None:
         """Log an event, and count it."""
-        self.telemetry.count_event(event)
+        self.telemetry.count_event(event, reason=str(fields.get("reason", "")))
         log(event, **fields)
 
     def patiently(self, action: Callable[[], T]) -> T:
@@ -77,7 +77,10 @@ class Service:
         self.patiently(lambda: lease.take(self._tell_holder))
         self.tell("lease_taken", pipeline=self.pipeline)
         guarded = GuardedTarget(
-            place.target, before=lease.require, after=self.telemetry.observe_write
+            place.target,
+            before=lease.require,
+            held_until=lease.share(),
+            after=self.telemetry.observe_write,
         )
         try:
             with Keeper(lease, on_lost=self._lose):
@@ -117,6 +120,7 @@ class Service:
         )
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         self.board.daemon, self.board.watch = daemon, watch
+        daemon.observe_window = self.telemetry.observe_window
         self.tell("starting", pipeline=self.pipeline, checkpoint=str(daemon.state.checkpoint))
         try:
             with watch:
@@ -167,8 +171,14 @@ class Service:
 def service(settings: Settings) -> Iterator[Service]:
     """Answer on `http.listen` while the body runs; see the module for how it ends."""
     made = Service(settings)
-    with HttpServer(settings.http.address, made.board.routes) as server:
-        made.tell("listening", address=server.address)
+    with ExitStack() as stack:
+        try:
+            answering = HttpServer(settings.http.address, made.board.routes, made.board.tick)
+            made.tell("listening", address=stack.enter_context(answering).address)
+        except Terminated:
+            # It may have answered already. Nothing has begun.
+            made.tell("ended")
+            raise SystemExit(0) from None
         try:
             yield made
         except Terminated:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bridge import recorded_schema, silent_changes
 from bridge.collection_spec import CollectionSpec
 from bridge.config_tables import TableSettings
 from bridge.errors import StopError, Unreachable, UsageError
@@ -18,14 +19,21 @@ from bridge.map_table import map_table
 from bridge.map_vectors import undimensioned_columns, vector_kind
 from bridge.mapping import TableMapping
 from bridge.postgres import catalog, publications, slots
+from bridge.postgres.beneath import look
 from bridge.postgres.connection import Connection
 from bridge.postgres.decode import binary_loader
-from bridge.postgres.timelines import TimelineSwitch, lies_on_history
+from bridge.postgres.timelines import (
+    TimelineSwitch,
+    lies_on_history,
+    require_same_cluster,
+    source_changed,
+)
 from bridge.postgres.walsender import SystemIdentity
 from bridge.qdrant.collections import compare
 from bridge.qdrant.target import Target
-from bridge.recorded_schema import RecordedSchema
+from bridge.recorded_schema import RecordedSchema, Records
 from bridge.schema import Column, Table
+from bridge.silent_changes import Beneath
 from bridge.stream_state import StreamState
 from bridge.table_names import parse_table_name
 from bridge.values import ValuePolicy
@@ -39,6 +47,23 @@ class _Followed:
     settings: TableSettings
     mapping: TableMapping
     copied: RecordedSchema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """A table as it was when it was read: what later changes of it are measured against."""
+
+    schema: RecordedSchema
+    beneath: Beneath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilentChange:
+    """Of one table, what changed without telling of the rows that it concerns."""
+
+    columns: list[str]
+    attached: list[str]
+    detached: list[str]
 
 
 class SourceChecks:
@@ -212,25 +237,63 @@ class SourceChecks:
                 dimensions[column.name] = dimension
         return dimensions
 
-    def changed_columns(self) -> dict[str, list[str]]:
-        """By table, the columns that came, went or are others than when it was copied.
+    def silent_changes(self, store: Records) -> dict[str, SilentChange]:
+        """By table, what is other than when it was copied: columns that came, went, changed or have
+        labels renamed; partitions that came or went.
 
-        Rows that have not changed since keep what they had of them: DDL brings no events.
+        Rows that have not changed since keep what they had of them: DDL brings no events. What is not
+        kept of a table yet is kept from now on.
         """
-        found: dict[str, list[str]] = {}
+        before = silent_changes.load(store)
+        found: dict[str, SilentChange] = {}
         for oid, followed in list(self._tables.items()):
+            label = followed.copied.label
             now = catalog.read_columns(self._connection, oid)
-            changed = followed.copied.changed_columns(now) if now else []
-            if changed:
-                found[followed.copied.label] = changed
+            if not now:
+                continue
+            beneath = look(self._connection, oid)
+            then = before.get(label)
+            if then is None:
+                then = beneath
+                silent_changes.save(store, label, beneath)
+            columns = {*followed.copied.changed_columns(now), *then.renamed(beneath)}
+            change = SilentChange(
+                columns=sorted(columns),
+                attached=then.attached(beneath),
+                detached=then.detached(beneath),
+            )
+            if change.columns or change.attached or change.detached:
+                found[label] = change
         return found
+
+    def as_copied(self, mapping: TableMapping) -> Copied:
+        """The table as it is now, under the name that it has here."""
+        copied = self._tables[mapping.table.oid].copied
+        now = replace(RecordedSchema.of(mapping), schema=copied.schema, name=copied.name)
+        return Copied(schema=now, beneath=look(self._connection, mapping.table.oid))
+
+    def save_copied(self, store: Records, copied: Copied) -> None:
+        """All rows were read since the table was so: later changes are measured against it."""
+        schema = copied.schema
+        recorded_schema.save(store, schema)
+        silent_changes.save(store, schema.label, copied.beneath)
+        self._tables[schema.oid] = replace(self._tables[schema.oid], copied=schema)
 
     # --- everything else -----------------------------------------------------------------------
 
-    def require_sound(self, state: StreamState) -> None:
-        """Slot, publication and collections are as this pipeline left them."""
+    def require_sound(self, state: StreamState, *, timeline: int | None = None) -> None:
+        """Slot, publication and collections are as this pipeline left them.
+
+        `timeline`: the server's; on another one than the slot was made on, a missing slot is no loss
+        of the server's, it was left behind.
+        """
         slot = str(state.facts["slot"])
         found = slots.inspect_slot(self._connection, slot)
+        if found is None and timeline not in (None, int(state.facts["timeline"])):
+            raise source_changed(
+                f"timeline {timeline} was begun without the replication slot {slot}: the server that "
+                "was promoted did not keep it"
+            )
         if found is None or found.lost:
             raise StopError(
                 f"the replication slot {slot} is "
@@ -252,6 +315,12 @@ class SourceChecks:
         for followed in self._tables.values():
             self._require_collection(followed.mapping.collection)
 
+    def require_collection(self, label: str) -> None:
+        """A table's collection is what it was: a point that it refuses has itself to blame then."""
+        for followed in self._tables.values():
+            if followed.mapping.table.label == label:
+                self._require_collection(followed.mapping.collection)
+
     def _require_collection(self, spec: CollectionSpec) -> None:
         state = self._target.collection(spec.name)
         if state is None:
@@ -268,31 +337,6 @@ class SourceChecks:
                 hint="make it fit again, or run qdrant-bridge resync --all into a new one",
             )
 
-    def require_same_history(
-        self,
-        identity: SystemIdentity,
-        history: tuple[TimelineSwitch, ...],
-        state: StreamState,
-    ) -> None:
-        """The server is the cluster that the checkpoint belongs to, and has not gone back behind it."""
-        if identity.system_id != state.facts["system_id"]:
-            raise _source_changed(
-                f"this is another cluster ({identity.system_id}, not {state.facts['system_id']})"
-            )
-        timeline = int(state.facts["timeline"])
-        if not lies_on_history(
-            state.checkpoint, timeline, current=identity.timeline, history=history
-        ):
-            raise _source_changed(
-                f"timeline {identity.timeline} left timeline {timeline} before the checkpoint "
-                f"{state.checkpoint}"
-            )
-        if identity.flush_lsn < state.checkpoint:
-            raise _source_changed(
-                f"the server's log ends at {identity.flush_lsn}, before the checkpoint "
-                f"{state.checkpoint}: was it restored to an earlier time?"
-            )
-
     def require_owned(self, mapping: TableMapping, found_points: int) -> None:
         """A TRUNCATE may empty the collection only if nothing else fills it."""
         followed = self._tables[mapping.table.oid]
@@ -304,6 +348,26 @@ class SourceChecks:
                 table=mapping.table.label,
                 hint="set owns_collection: true for the table if all of them may go",
             )
+
+
+def require_same_history(
+    identity: SystemIdentity,
+    history: tuple[TimelineSwitch, ...],
+    state: StreamState,
+) -> None:
+    """The server is the cluster that Qdrant was filled from, and has not gone back behind that."""
+    require_same_cluster(identity.system_id, str(state.facts["system_id"]))
+    timeline = int(state.facts["timeline"])
+    if not lies_on_history(state.reached, timeline, current=identity.timeline, history=history):
+        raise source_changed(
+            f"timeline {identity.timeline} left timeline {timeline} before {state.reached}, up to "
+            "which changes may have been written"
+        )
+    if identity.flush_lsn < state.reached:
+        raise source_changed(
+            f"the server's log ends at {identity.flush_lsn}, before {state.reached}, up to which "
+            "changes may have been written: was it restored to an earlier time?"
+        )
 
 
 def _essence(mapping: TableMapping) -> tuple[object, ...]:
@@ -328,12 +392,4 @@ def _schema_changed(copied: RecordedSchema, what: str) -> StopError:
         table=copied.label,
         hint="change it back, or give the table another `collection` and copy everything again with "
         "qdrant-bridge resync --all",
-    )
-
-
-def _source_changed(what: str) -> StopError:
-    return StopError(
-        what,
-        code="SOURCE_CHANGED",
-        hint="if this server is right, run qdrant-bridge resync --all",
     )

@@ -34,18 +34,18 @@ from bridge.plan import DeadLetter
 from bridge.positions import Lsn
 from bridge.postgres.connection import connect
 from bridge.postgres.timelines import TimelineSwitch
+from bridge.postgres.walsender import SystemIdentity
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.retry import Retry, decide
 from bridge.state import letter_name
-from bridge.stream_state import RECORD_NAME, StopNote, StreamState, TableCounts
+from bridge.stream_state import RECORD_NAME, StreamState, TableCounts
 from sync.apply import Applied, Applier
-from sync.checks import SourceChecks
-from sync.framing import Keepalive, XLogData
-from sync.pgoutput import Decoder
+from sync.checks import SilentChange, SourceChecks, require_same_history
 from sync.replication import ReplicationConnection
 from sync.requests import RequestRunner
 from sync.resync import clear_except
+from sync.session import Session
 from sync.source import RereadSource
 from sync.window import TableWindow
 from sync.windows import Limits, Window, WindowBuilder
@@ -57,8 +57,6 @@ CHECK_SECONDS = 60.0
 SILENCE_SECONDS = 20.0
 """A server that does not answer for so long is given up, so that a black hole in the network is
 noticed and left within half a minute."""
-IDLE_SAVE_SECONDS = 1.0
-IDLE_LOOK_SECONDS = 0.05
 DEAD_LETTER_LIMIT = 1000
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
@@ -116,9 +114,10 @@ class Daemon:
         self._letters: set[str] = set()
         self._changed: dict[str, list[str]] = {}
         # For whoever watches, from other threads: whether a session streams, windows applied, when
-        # (by `time.monotonic`) a checkpoint was stored last.
+        # (by `time.monotonic`) a checkpoint was stored last; and who is told each window's changes.
         self.connected = False
         self.windows = 0
+        self.observe_window: Callable[[int], None] = lambda changes: None
         self.saved_at: float | None = None
         self.state = self._load()
 
@@ -131,6 +130,7 @@ class Daemon:
                 hint="qdrant-bridge run copies the tables and goes on with the stream",
             )
         self._changed = recorded_schema.noted_changes(self._store)
+        self._told: dict[str, SilentChange] = {}
         self._letters = {name for name, _record in self._store.records("dead_letter")}
         return StreamState.from_record(record)
 
@@ -170,10 +170,9 @@ class Daemon:
             return
 
     async def _note_stop(self, error: StopError) -> None:
-        note = StopNote(code=error.code, message=error.message, hint=error.hint)
         self._log("stopped", code=error.code, reason=error.message)
         try:
-            await self._save(replace(self.state, phase="stopped", stop=note))
+            await self._save(self.state.stopped_by(error))
         except BridgeError as second:
             self._log("stop_not_recorded", reason=second.message)
 
@@ -189,34 +188,42 @@ class Daemon:
             # A window of the last connection may still be on its way; order demands to wait.
             await asyncio.wait([self._applying])
         options = self._options
-        checks = await asyncio.to_thread(self._open_checks)
-        try:
-            async with await ReplicationConnection.connect(
-                options.postgres_url,
-                allow_plaintext=options.allow_plaintext,
-                silence_seconds=SILENCE_SECONDS,
-            ) as stream:
-                identity = await stream.identify_system()
-                history: tuple[TimelineSwitch, ...] = ()
-                if identity.timeline != self.state.facts["timeline"]:
-                    history = await stream.timeline_history(identity.timeline)
-                checks.require_same_history(identity, history, self.state)
-                await asyncio.to_thread(checks.require_sound, self.state)
-                await asyncio.to_thread(self.tell_changes, checks)
-                await stream.start(
-                    slot=str(self.state.facts["slot"]),
-                    publication_names=(str(self.state.facts["publication"]["name"]),),
-                    start_lsn=self.state.checkpoint,
-                    binary=checks.binary,
-                )
-                caught_up = max(identity.flush_lsn, self.state.checkpoint)
-                await self._save(replace(self.state, phase="catching_up", stop=None))
-                self._log("connected", checkpoint=str(self.state.checkpoint), binary=checks.binary)
-                self.connected = True
-                await self._stream(stream, checks, caught_up)
-        finally:
-            self.connected = False
-            await asyncio.to_thread(checks.close)
+        async with await ReplicationConnection.connect(
+            options.postgres_url,
+            allow_plaintext=options.allow_plaintext,
+            silence_seconds=SILENCE_SECONDS,
+        ) as stream:
+            identity = await stream.identify_system()
+            history: tuple[TimelineSwitch, ...] = ()
+            if identity.timeline != self.state.facts["timeline"]:
+                history = await stream.timeline_history(identity.timeline)
+            # First of all: whatever else another cluster lacks is not its fault.
+            require_same_history(identity, history, self.state)
+            checks = await asyncio.to_thread(self._open_checks)
+            try:
+                await self._start(stream, checks, identity)
+            finally:
+                self.connected = False
+                await asyncio.to_thread(checks.close)
+
+    async def _start(
+        self, stream: ReplicationConnection, checks: SourceChecks, identity: SystemIdentity
+    ) -> None:
+        await asyncio.to_thread(checks.require_sound, self.state, timeline=identity.timeline)
+        await asyncio.to_thread(self.tell_changes, checks)
+        await stream.start(
+            slot=str(self.state.facts["slot"]),
+            publication_names=(str(self.state.facts["publication"]["name"]),),
+            start_lsn=self.state.checkpoint,
+            binary=checks.binary,
+        )
+        caught_up = max(identity.flush_lsn, self.state.checkpoint)
+        # What is written from now on lies on this timeline.
+        facts = {**self.state.facts, "timeline": identity.timeline}
+        await self._save(replace(self.state, facts=facts, phase="catching_up", stop=None))
+        self._log("connected", checkpoint=str(self.state.checkpoint), binary=checks.binary)
+        self.connected = True
+        await self._stream(stream, checks, caught_up)
 
     def _open_checks(self) -> SourceChecks:
         return SourceChecks(
@@ -239,7 +246,7 @@ class Daemon:
             wait=self._blocking_wait,
         )
         requests = self.requests(checks, source)
-        session = _Session(self, stream, checks, source, windows, caught_up, requests)
+        session = Session(self, stream, checks, source, windows, caught_up, requests)
         try:
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(session.read(), name="reader")
@@ -256,17 +263,34 @@ class Daemon:
             await asyncio.to_thread(source.close)
 
     def tell_changes(self, checks: SourceChecks) -> None:
-        """Say which columns are others than at the copy, and keep it for `verify`; each once."""
-        for label, columns in checks.changed_columns().items():
-            if self._changed.get(label) != columns:
-                recorded_schema.note_changes(self._store, label, columns)
-                self._changed[label] = columns
+        """Say what changed since the copy without telling of its rows, each once; which columns are
+        kept for `verify`."""
+        found = checks.silent_changes(self._store)
+        for label in self._changed.keys() - found.keys():
+            recorded_schema.forget_changes(self._store, label)  # its rows were read again since
+            del self._changed[label]
+        for label, change in found.items():
+            if self._told.get(label) == change:
+                continue
+            self._told[label] = change
+            if change.columns and self._changed.get(label) != change.columns:
+                recorded_schema.note_changes(self._store, label, change.columns)
+                self._changed[label] = change.columns
                 self._log(
                     "schema_changed",
                     table=label,
-                    columns=", ".join(columns),
+                    columns=", ".join(change.columns),
                     hint="rows that do not change keep their old payload until a resync",
                 )
+            if change.attached or change.detached:
+                self._log(
+                    "partitions_changed",
+                    table=label,
+                    attached=", ".join(change.attached),
+                    detached=", ".join(change.detached),
+                    hint="their rows came or went without an event: run qdrant-bridge resync",
+                )
+        self._told = {label: told for label, told in self._told.items() if label in found}
 
     def _blocking_wait(self, seconds: float) -> None:
         """Sleep in the writing thread; gives up when the drain's time is over."""
@@ -285,6 +309,7 @@ class Daemon:
     ) -> tuple[StreamState, list[DeadLetter]]:
         """Write a window; the state after it and its dead letters. In the writing thread."""
         retry = self._retry
+        self._note_written(retry, window.bound)
         applier = self._applier(source)
         position = str(window.checkpoint or self.state.checkpoint)
         counts = dict(self.state.tables)
@@ -310,7 +335,7 @@ class Daemon:
                 upserts=applied.upserts, patches=applied.patches, deletes=applied.deletes
             )
             letters += applied.letters
-            self._settle_letters(retry, label, applied)
+            self._settle_letters(retry, checks, label, applied)
         self._target.flush()
         state = replace(self.state, tables=counts)
         if window.checkpoint is not None:
@@ -319,6 +344,14 @@ class Daemon:
                 commit_time_microseconds=window.commit_time_microseconds,
             )
         return state, letters
+
+    def _note_written(self, retry: Retry, bound: Lsn) -> None:
+        """Store that a window may be in Qdrant before it is, unless that is stored already."""
+        if bound <= self.state.reached:
+            return
+        state = replace(self.state, written=bound)
+        retry.call(partial(self._store.put, "stream", RECORD_NAME, state.to_record()))
+        self.state = state
 
     @property
     def _retry(self) -> Retry:
@@ -340,7 +373,7 @@ class Daemon:
 
         def write(changes: TableWindow, label: str, position: str) -> Applied:
             applied = self._applier(source).apply(changes, position)
-            self._settle_letters(retry, label, applied)
+            self._settle_letters(retry, checks, label, applied)
             self._target.flush()
             return applied
 
@@ -359,8 +392,12 @@ class Daemon:
             tell=self._log,
         )
 
-    def _settle_letters(self, retry: Retry, label: str, applied: Applied) -> None:
+    def _settle_letters(
+        self, retry: Retry, checks: SourceChecks, label: str, applied: Applied
+    ) -> None:
         """Store new dead letters; forget those whose row has been written since."""
+        if applied.letters:
+            retry.call(partial(checks.require_collection, label))
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for letter in applied.letters:
             name = letter_name(letter)
@@ -445,158 +482,6 @@ class Daemon:
         lsn = state.checkpoint
         stream.send_feedback(written=lsn, flushed=lsn, applied=lsn)
         failpoint("sync.after_acknowledge")
-
-
-class _Session:
-    """The tasks of one connection."""
-
-    def __init__(
-        self,
-        daemon: Daemon,
-        stream: ReplicationConnection,
-        checks: SourceChecks,
-        source: RereadSource,
-        windows: asyncio.Queue[Window | None],
-        caught_up: Lsn,
-        requests: RequestRunner,
-    ) -> None:
-        self._daemon = daemon
-        self._stream = stream
-        self._checks = checks
-        self._source = source
-        self._windows = windows
-        self._caught_up = caught_up
-        self._requests = requests
-        self._builder = daemon.builder(checks)
-        self._busy = False
-        self._saved_idle_at = float("-inf")
-        self._keepalive: Keepalive | None = None
-
-    async def read(self) -> None:
-        """Frames into windows, until `stop`; then what has been collected, and None."""
-        decoder = Decoder()
-        builder = self._builder
-        while not self._daemon.stopping.is_set():
-            frames = await self._next_frames(builder)
-            for frame in frames:
-                if isinstance(frame, XLogData):
-                    failpoint("sync.decode")
-                    builder.add(decoder.decode(frame.payload, frame.start))
-                elif isinstance(frame, Keepalive):
-                    self._keepalive = frame
-            for window in builder.take():
-                await self._windows.put(window)
-            if builder.due_in() == 0.0:
-                for window in builder.flush():
-                    await self._windows.put(window)
-            if self._keepalive is not None and builder.idle:
-                await self._idle(self._keepalive)
-        # Half a transaction is written as well: it only lacks its checkpoint.
-        for window in builder.flush():
-            await self._windows.put(window)
-        await self._windows.put(None)
-
-    async def _next_frames(self, builder: WindowBuilder) -> Sequence[XLogData | Keepalive]:
-        """What arrives before the open window is due, or before `stop`."""
-        reading = asyncio.ensure_future(self._stream.read_batch())
-        stopping = asyncio.ensure_future(self._daemon.stopping.wait())
-        try:
-            await asyncio.wait(
-                {reading, stopping},
-                timeout=self._patience(builder),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            return reading.result() if reading.done() else []
-        finally:
-            stopping.cancel()
-            if not reading.done():
-                reading.cancel()
-
-    def _patience(self, builder: WindowBuilder) -> float | None:
-        """Seconds until something is to be done though nothing arrives; None if there is nothing."""
-        due = builder.due_in()
-        if self._keepalive is None:
-            return due
-        next_look = self._saved_idle_at + IDLE_SAVE_SECONDS - time.monotonic()
-        idle = max(IDLE_LOOK_SECONDS, next_look)
-        return idle if due is None else min(due, idle)
-
-    async def _idle(self, keepalive: Keepalive) -> None:
-        """Nothing is pending: the server's position becomes the checkpoint, so it may drop its log."""
-        daemon, latest = self._daemon, keepalive.end_lsn
-        now = time.monotonic()
-        reached = latest >= self._caught_up and daemon.state.phase == "catching_up"
-        awaited = self._requests.awaited
-        reached = reached or (awaited is not None and daemon.state.checkpoint < awaited <= latest)
-        due = now - self._saved_idle_at >= IDLE_SAVE_SECONDS
-        if self._busy or not self._windows.empty():
-            return
-        if latest <= daemon.state.checkpoint:
-            self._keepalive = None
-        if reached or (due and latest > daemon.state.checkpoint):
-            self._saved_idle_at, self._keepalive = now, None
-            state = daemon.state
-            if latest >= state.checkpoint:
-                at = keepalive.sent_microseconds
-                state = state.at(latest, commit_time_microseconds=at)
-            self._busy = True
-            try:
-                await daemon.finish(self._stream, state, self._caught_up)
-            finally:
-                self._busy = False
-
-    async def write(self, reader: asyncio.Task[None]) -> None:
-        """Apply windows one after the other, until None."""
-        daemon = self._daemon
-        while True:
-            window = await self._next_window()
-            if window is None:
-                return
-            self._busy = True
-            try:
-                state, letters = await daemon.in_thread(
-                    partial(daemon.apply_window, window, self._checks, self._source, self._requests)
-                )
-                for letter in letters:
-                    daemon.tell("dead_letter", table=letter.table, reason=letter.reason)
-                await daemon.finish(self._stream, state, self._caught_up)
-                daemon.windows += 1
-            finally:
-                self._busy = False
-
-    async def _next_window(self) -> Window | None:
-        """The next window; what other commands ask for is done one step before each, and meanwhile."""
-        while True:
-            due = self._requests.due_in()
-            if due == 0.0 and not self._busy and not self._daemon.stopping.is_set():
-                await self._work()
-                due = self._requests.due_in()
-            if not self._windows.empty():
-                return self._windows.get_nowait()
-            try:
-                # Never 0: the reader must have its turn.
-                return await asyncio.wait_for(self._windows.get(), max(due, 0.001))
-            except TimeoutError:
-                continue
-
-    async def _work(self) -> None:
-        """A step of a request, in the writing thread, between two windows."""
-        self._busy = True
-        try:
-            position = self._daemon.state.checkpoint
-            await self._daemon.in_thread(partial(self._requests.work, position))
-        finally:
-            self._busy = False
-        # The reader's look may have found the thread busy every time.
-        if self._keepalive is not None and self._builder.idle:
-            await self._idle(self._keepalive)
-
-    async def check_every(self, seconds: float) -> None:
-        """Look at slot, publication, schema and target while streaming."""
-        while True:
-            await asyncio.sleep(seconds)
-            await asyncio.to_thread(self._checks.require_sound, self._daemon.state)
-            await asyncio.to_thread(self._daemon.tell_changes, self._checks)
 
 
 def _worst(errors: BaseExceptionGroup[BridgeError]) -> BridgeError:

@@ -25,7 +25,7 @@ from bridge.requests import Request
 from bridge.retry import Retry
 from bridge.state import ChunkDone
 from sync.apply import Applied
-from sync.checks import SourceChecks
+from sync.checks import Copied, SourceChecks
 from sync.merge import Merge
 from sync.resync import Desk, Job, changed_ids, xids_of
 from sync.window import TableWindow
@@ -65,6 +65,8 @@ class RequestRunner:
         self._clock = clock
         self._reader: PageReader | None = None
         self._job: Job | None = None
+        # The table as it was when its first page was read; None if an earlier session read that.
+        self._begun: Copied | None = None
         # Of jobs that failed halfway: what they wrote still counts.
         self._left: list[tuple[int, Merge]] = []
         self._due_at = float("-inf")
@@ -148,6 +150,8 @@ class RequestRunner:
                 "the daemon starts",
             )
         mapping, settings = followed
+        if request.whole and request.progress.stage == "asked":
+            self._begun = self._checks.as_copied(mapping)
         if self._reader is None:
             self._reader = PageReader(
                 connect(self._postgres_url, allow_plaintext=self._allow_plaintext, read_only=False)
@@ -191,6 +195,7 @@ class RequestRunner:
             self._after(pause)
 
     def _end(self, request: Request, error: BridgeError | None) -> None:
+        begun, self._begun = self._begun, None
         if self._job is not None:
             self._left.append((self._job.oid, self._job.merge))
             self._job = None
@@ -200,6 +205,8 @@ class RequestRunner:
             outcome = {"stage": "failed", "reason": error.message, "hint": error.hint}
         if error is None and request.whole:
             self._retry.call(lambda: self._complete_plan(request))
+            if begun is not None:
+                self._retry.call(lambda: self._checks.save_copied(self._store, begun))
         ended = self._retry.call(lambda: requests.finish(self._store, request, **outcome))
         progress = ended.progress
         self._tell(

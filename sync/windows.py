@@ -19,6 +19,8 @@ from bridge.positions import Lsn
 from sync.tables import StreamTable
 from sync.window import TableWindow, size_of
 
+_NOWHERE = Lsn(0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -34,7 +36,8 @@ class Window:
     """What is applied at once. `truncated`: tables to be emptied by transaction `truncating_xid`, and
     then nothing else is in it.
 
-    `checkpoint` is None if no transaction ends in it.
+    `checkpoint` is None if no transaction ends in it. `bound`: a log that ends before it lacks a
+    transaction whose changes are in the window.
     """
 
     opened_at: float
@@ -42,6 +45,7 @@ class Window:
     truncated: tuple[int, ...] = ()
     truncating_xid: int = 0
     checkpoint: Lsn | None = None
+    bound: Lsn = _NOWHERE
     commit_time_microseconds: int = 0
     operations: int = 0
     size_bytes: int = 0
@@ -73,6 +77,7 @@ class WindowBuilder:
         self._clock = clock
         self._tables: dict[int, StreamTable | None] = {}
         self._xid = 0
+        self._bound = _NOWHERE
         self._window = Window(clock())
         self._closed: list[Window] = []
         self.in_transaction = False
@@ -83,6 +88,7 @@ class WindowBuilder:
             self._change(event)
         elif isinstance(event, Begin):
             self._xid, self.in_transaction = event.xid, True
+            self._bound = Lsn(event.final_lsn.value + 1)  # its commit's record begins before that
         elif isinstance(event, Commit):
             self.in_transaction = False
             self._open()
@@ -111,6 +117,11 @@ class WindowBuilder:
         if not self._window.empty:
             self._close()
         return self.take()
+
+    @property
+    def bound(self) -> Lsn:
+        """`Window.bound` of the last transaction that has begun."""
+        return self._bound
 
     @property
     def idle(self) -> bool:
@@ -168,6 +179,7 @@ class WindowBuilder:
             changes.update(table, event, self._xid)
         else:
             changes.delete(table, event, self._xid)
+        self._window.bound = self._bound
         self._window.operations += 1
         self._window.size_bytes += size_of(row, old)
 
@@ -180,6 +192,7 @@ class WindowBuilder:
         self._open()
         self._window.truncated = oids
         self._window.truncating_xid = self._xid
+        self._window.bound = self._bound
         self._window.operations += 1
         self._close()
 

@@ -1,4 +1,4 @@
-"""Timeline history: whether a position still lies on the history of the server that we reached.
+"""Whether the server that we reached is the source: its cluster, and its history up to a position.
 
 External specification: PostgreSQL documentation, section 26.3.6 "Timelines", and 54.4
 (TIMELINE_HISTORY). A promoted standby begins a new timeline at some LSN; what the old primary wrote
@@ -20,6 +20,21 @@ class TimelineSwitch:
 
     timeline: int
     switch_lsn: Lsn
+
+
+def source_changed(what: str) -> StopError:
+    """The server is not the one that Qdrant was filled from, or has lost a part of its history."""
+    return StopError(
+        what,
+        code="SOURCE_CHANGED",
+        hint="if this server is right, run qdrant-bridge resync --all",
+    )
+
+
+def require_same_cluster(system_id: str, recorded: str) -> None:
+    """StopError `SOURCE_CHANGED` if the two identifiers differ."""
+    if system_id != recorded:
+        raise source_changed(f"this is another cluster ({system_id}, not {recorded})")
 
 
 def parse_timeline_history(content: bytes) -> tuple[TimelineSwitch, ...]:

@@ -13,6 +13,7 @@ from tests.support.command import Running
 from tests.support.daemons import Pipeline, wait_streaming
 from tests.support.databases import Database
 from tests.support.places import ServerPlace, open_server
+from tests.support.qdrant_server import delay
 
 
 @pytest.fixture
@@ -113,6 +114,31 @@ def test_a_stopped_daemon_that_was_taken_over_writes_nothing_and_ends(pipeline: 
             assert pipeline.status()["stop"] is None
             second.signal(signal.SIGTERM)
             second.finish().require()
+
+
+def test_workers_of_a_frozen_copy_write_no_more_than_its_lease_allows(
+    database: Database, place: ServerPlace, tmp_path: Path
+) -> None:
+    """They are processes of their own, which nobody has stopped."""
+    pipeline = Pipeline.make(database, place, tmp_path, rows=20_000)
+    assert place.server is not None
+    # So slow that the copy lasts longer than the lease.
+    rule = place.server.faults.add(
+        method="Upsert", collection=pipeline.name, action=delay(1.0), times=None
+    )
+    with pipeline.run() as first:
+        place.server.faults.wait_fired(rule, 2)
+        first.signal(signal.SIGSTOP)
+        pipeline.wait_silent()
+        place.server.requests.reset()
+        with pytest.raises(TimeoutError):
+            place.server.requests.wait_for("Upsert", 1, timeout_seconds=3.0)
+        assert 0 < place.count(pipeline.name) < pipeline.rows
+        place.server.faults.clear()
+        first.signal(signal.SIGCONT)
+        # Nobody has come in between, so it goes on.
+        wait_streaming(first)
+        assert place.count(pipeline.name) == pipeline.rows
 
 
 def test_a_daemon_whose_target_was_away_goes_on(pipeline: Pipeline) -> None:

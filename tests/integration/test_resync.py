@@ -401,11 +401,31 @@ def test_what_cannot_be_done_fails_with_its_reason_and_the_stream_goes_on(
 ) -> None:
     with run(pipeline) as running:
         wait_streaming(running)
-        outcome = pipeline.command("resync", "public.docs", "--from", "one").require(1)
-        assert "InvalidTextRepresentation" in outcome.err
+        target, store = open_state(pipeline)
+        asked = requests.make("resync", "public.docs", first=("one",), waited_for=True)
+        requests.ask(store, asked)
+        (ended,) = requests.await_outcomes(store, [asked])
+        target.close()
+        assert ended.progress.stage == "failed"
+        assert "InvalidTextRepresentation" in ended.progress.reason
         pipeline.database.execute("UPDATE docs SET n = 3 WHERE id = 1")
         pipeline.wait_now()
         assert _payload(pipeline, 1)["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "one"], "--from: 'one' is no integer, which the key column id is"),
+        (["--to", "99999999999"], "--to: '99999999999' is no integer"),
+    ],
+)
+def test_a_key_of_another_type_is_refused_before_anything_is_asked(
+    pipeline: Pipeline, arguments: list[str], message: str
+) -> None:
+    copy(pipeline)
+    assert message in pipeline.command("resync", "public.docs", *arguments).require(2).err
+    assert pipeline.place.records(pipeline.name, "request") == {}
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,25 @@ def test_the_copy_and_the_stream_keep_what_others_have_written(
         assert vectors(docs)[1] == [[1, 1]]
 
 
+def test_rows_that_exchange_their_keys_exchange_their_fields_only(
+    database: Database, place: ServerPlace, tmp_path: Path
+) -> None:
+    """What others keep is told by nothing but the point: after a crash nobody could say whether it has
+    changed places already."""
+    docs, _client = shared(database, place, tmp_path)
+    with docs.streaming():
+        docs.sql_at_once(
+            "UPDATE docs SET id = -1 WHERE id = 1",
+            "UPDATE docs SET id = 1 WHERE id = 2",
+            "UPDATE docs SET id = 2 WHERE id = -1",
+        )
+        docs.wait()
+        found = payloads(docs)
+        assert (found[1]["title"], found[2]["title"]) == ("row 2", "row 1")
+        assert (found[1]["theirs"], found[2]["theirs"]) == (1, 2)
+        assert (vectors(docs)[1], vectors(docs)[2]) == ([[1, 1]], [[2, 1]])
+
+
 def test_a_truncate_of_a_shared_collection_stops(
     database: Database, place: ServerPlace, tmp_path: Path
 ) -> None:

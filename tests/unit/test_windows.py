@@ -331,3 +331,33 @@ def test_a_closed_window_that_was_not_taken_is_pending() -> None:
     assert not stream.builder.idle
     stream.builder.flush()
     assert stream.builder.idle
+
+
+# --- what may have been written -------------------------------------------------------------------
+
+
+def test_a_log_without_the_commit_of_a_windows_changes_ends_before_its_bound() -> None:
+    """Half a transaction counts as its commit: a log that ends in between has aborted it."""
+    stream = begun(operations=2)
+    stream.insert(1, 2, 3)
+    (half,) = stream.builder.take()
+    commit_begins = stream.lsn
+    end = stream.commit()
+    (rest,) = stream.builder.flush()
+    assert half.bound == rest.bound
+    assert Lsn(commit_begins) < half.bound <= end
+
+
+def test_a_window_without_changes_of_ours_bounds_nothing() -> None:
+    stream = Stream()
+    stream.begin()
+    stream.commit()
+    (window,) = stream.builder.flush()
+    assert window.bound == Lsn(0)
+
+
+def test_a_truncate_counts_as_a_change() -> None:
+    stream = begun()
+    stream.truncate()
+    (window,) = [w for w in stream.builder.take() if w.truncated]
+    assert window.bound > Lsn(stream.lsn)
