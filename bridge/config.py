@@ -80,9 +80,15 @@ _SECRETS: tuple[tuple[KeyPath, KeyPath], ...] = (
     (("postgres", "url"), ("postgres", "url_file")),
     (("pinecone", "api_key"), ("pinecone", "api_key_file")),
     (("qdrant", "api_key"), ("qdrant", "api_key_file")),
+    (("kafka", "password"), ("kafka", "password_file")),
 )
 # Paths in a file are relative to that file, so that a command works from every directory.
-_PATHS: tuple[KeyPath, ...] = (*(file for _, file in _SECRETS), ("qdrant", "ca_file"))
+_PATHS: tuple[KeyPath, ...] = (
+    *(file for _, file in _SECRETS),
+    ("qdrant", "ca_file"),
+    ("pinecone", "ca_file"),
+    ("pinecone", "ids_file"),
+)
 _COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
 _LINES_SHOWN = 9  # each may take two lines of a screen of 24
 

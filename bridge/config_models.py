@@ -72,8 +72,22 @@ class PineconeSettings(Section):
     """Default: the index's name."""
     id_field: str = Field(default="__id__", min_length=1)
     """The payload field that keeps Pinecone's id."""
-    sparse_vector: str = "sparse_vector"
+    namespace_field: str = Field(default="namespace", min_length=1)
+    """The payload field that keeps the namespace, where several share the collection."""
+    sparse_vector: str = Field(default="sparse_vector", min_length=1)
     """The name of the sparse vector in Qdrant."""
+    payload_indexes: Literal["auto", "none"] = "auto"
+    """auto: an index for each field of the sample, at most 32; the namespace's is always there."""
+    reconcile: Literal["auto", "full", "none"] = "auto"
+    """auto: list again what has changed in number; full: read everything again; none: only count."""
+    ids_file: str | None = Field(default=None, min_length=1)
+    """A file of ids, one a line, for an index that cannot list its own (pod-based)."""
+    list_per_second: float = Field(default=200.0, ge=0, allow_inf_nan=False)
+    """Pages of ids a second; 0: no limit but the answers'."""
+    fetch_per_second: float = Field(default=100.0, ge=0, allow_inf_nan=False)
+    """Fetches a second; 0: no limit but the answers'."""
+    ca_file: str | None = Field(default=None, min_length=1)
+    """Certificates to trust instead of the system's, PEM."""
 
 
 class QdrantSettings(Section):
@@ -159,6 +173,30 @@ def _servers(value: object) -> object:
     return value
 
 
+class KafkaModes(Section):
+    """The settings of a connector that change what values look like."""
+
+    decimal: Literal["precise", "string", "double"] = "precise"
+    """decimal.handling.mode."""
+    time: Literal[
+        "adaptive",
+        "adaptive_time_microseconds",
+        "connect",
+        "isostring",
+        "microseconds",
+        "nanoseconds",
+    ] = "adaptive"
+    """time.precision.mode."""
+    interval: Literal["numeric", "string"] = "numeric"
+    """interval.handling.mode."""
+    binary: Literal["bytes", "base64", "base64-url-safe", "hex"] = "bytes"
+    """binary.handling.mode."""
+    unknown_types: bool = False
+    """include.unknown.datatypes."""
+    placeholder: str = "__debezium_unavailable_value"
+    """unavailable.value.placeholder."""
+
+
 class KafkaSettings(Section):
     """Where Debezium's events are read."""
 
@@ -171,6 +209,37 @@ class KafkaSettings(Section):
     """The consumer group. Default: bridge_ and the pipeline's name."""
     topics: dict[str, str] = Field(min_length=1)
     """Topic -> table."""
+    existing_rows: Literal["copied", "snapshot"] = "copied"
+    """copied: directly from Postgres, before the topics are read (the connector has
+    snapshot.mode=no_data); snapshot: Debezium's own snapshot brings them through Kafka."""
+    without_postgres: Literal["stop", "dead_letter"] = "stop"
+    """What a change becomes that does not tell all of its row, if no Postgres url is given."""
+    never_truncated: bool = False
+    """The tables are never truncated, so that it does not matter if the topics do not tell of it."""
+    connect_url: str | None = Field(default=None, min_length=1)
+    """Kafka Connect's REST interface, to look at the connector."""
+    connector: str | None = Field(default=None, min_length=1)
+    """The connector's name there."""
+    modes: KafkaModes | None = None
+    """The connector's modes, where Kafka Connect cannot be asked; without schemas only."""
+    security: Literal["plaintext", "tls"] = "plaintext"
+    """How the brokers are spoken to."""
+    sasl: Literal["none", "plain", "scram-sha-256", "scram-sha-512"] = "none"
+    """How to authenticate."""
+    username: str | None = Field(default=None, min_length=1)
+    """For SASL."""
+    password: SecretStr | None = None
+    """Better in password_file or in the environment."""
+    password_file: str | None = Field(default=None, min_length=1)
+    """A file that holds the password."""
+    ca_file: str | None = Field(default=None, min_length=1)
+    """Certificates to trust instead of the system's, PEM."""
+    certificate_file: str | None = Field(default=None, min_length=1)
+    """Our own certificate, PEM, where the brokers ask for one."""
+    key_file: str | None = Field(default=None, min_length=1)
+    """Its private key, PEM."""
+    session_timeout_seconds: int = Field(strict=True, default=45, ge=6, le=1800)
+    """So long a process may be silent before its partitions go to others."""
 
     @field_validator("topics")
     @classmethod
@@ -279,6 +348,11 @@ class Settings(Section):
                 raise ValueError(f"{name} is there twice, in two spellings")
             named[name] = table
         return named
+
+    @property
+    def reads_kafka(self) -> bool:
+        """Whether the changes come through Kafka."""
+        return self.sync is not None and self.sync.source == "debezium"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Settings:

@@ -141,6 +141,12 @@ class IdSettings(Section):
     field: str = Field(default="__id__", min_length=1)
     """With a template: the payload field that keeps the Pinecone id."""
 
+    @field_validator("namespace")
+    @classmethod
+    def _default_namespace_is_empty(cls, namespace: str | None) -> str | None:
+        # Pinecone shows the default namespace so, and takes it as the empty name.
+        return "" if namespace == "__default__" else namespace
+
     @field_validator("template")
     @classmethod
     def _template_names_columns(cls, template: str | None) -> str | None:

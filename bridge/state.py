@@ -15,7 +15,18 @@ from typing import Any, Literal, Protocol
 
 from bridge.plan import DeadLetter
 
-Kind = Literal["owner", "indexing", "plan", "chunk", "dead_letter", "stream", "lease", "request"]
+Kind = Literal[
+    "owner",
+    "indexing",
+    "plan",
+    "chunk",
+    "index",
+    "namespace",
+    "dead_letter",
+    "stream",
+    "lease",
+    "request",
+]
 Record = Mapping[str, Any]
 
 

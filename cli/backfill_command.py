@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -19,11 +19,12 @@ from bridge.qdrant.guarded import GuardedTarget
 from bridge.retry import FOR_EVER
 from bridge.status import read_stream
 from cli import options as o
+from cli import pinecone_command
 from cli.handoff import extend, prepare
 from cli.help import Command, Group
 from cli.output import err, note, print_json
 from cli.places import Place, backfill_options, open_target, pipeline_name, require_tables, state_of
-from cli.progress import display, duration
+from cli.progress import RunEvent, display, duration
 
 # Lines of at most 78 columns, or of prose, which wraps by itself.
 _EXAMPLES = (
@@ -50,6 +51,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("pgvector", cls=Command, epilog=_EXAMPLES)(backfill_pgvector)
     group.command("pg", cls=Command, epilog=_EXAMPLES, hidden=True)(backfill_pgvector)
+    pinecone_command.add_to(group)
     app.add_typer(group, name="backfill")
 
 
@@ -146,7 +148,8 @@ def _alone(effective: Effective, place: Place) -> Iterator[Place]:
         yield place
         return
     with held(store, on_wait=_tell_holder) as lease:
-        yield replace(place, target=GuardedTarget(place.target, before=lease.require))
+        guarded = GuardedTarget(place.target, before=lease.require, held_until=lease.share())
+        yield replace(place, target=guarded)
 
 
 def _tell_holder(who: str) -> None:
@@ -154,9 +157,15 @@ def _tell_holder(who: str) -> None:
 
 
 def copy_all(
-    effective: Effective, place: Place, *, quiet: bool, patient: bool = False
+    effective: Effective,
+    place: Place,
+    *,
+    quiet: bool,
+    patient: bool = False,
+    also: Callable[[RunEvent], None] = lambda event: None,
 ) -> list[TableReport]:
-    """Copy every configured table. `patient`: outages are waited for without end."""
+    """Copy every configured table. `patient`: outages are waited for without end. `also` hears the
+    events that are shown."""
     settings = effective.settings
     reports: list[TableReport] = []
     with display(quiet=quiet) as show:
@@ -164,9 +173,14 @@ def copy_all(
         if patient:
             options = replace(options, patience_seconds=FOR_EVER)
         store = state_of(place, settings)
+
+        def tell(event: RunEvent) -> None:
+            show(event)
+            also(event)
+
         for name, table in settings.tables.items():
             run = TableBackfill(
-                name, table, target=place.target, store=store, options=options, tell=show
+                name, table, target=place.target, store=store, options=options, tell=tell
             )
             reports.append(run.run())
     return reports

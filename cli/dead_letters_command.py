@@ -14,6 +14,7 @@ from backfill.retry_letters import Outcome, retry_letters
 from bridge import requests
 from bridge.config import Settings
 from bridge.errors import CheckFailed, UsageError
+from bridge.kafka_status import is_read_from_kafka
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.state import Record
@@ -21,6 +22,7 @@ from cli import options as o
 from cli.help import Command, Group
 from cli.holder import await_holder, is_held
 from cli.output import counted, note, out, print_json
+from cli.pinecone_letters import of_index, retry_of_index
 from cli.places import begun_state, look_at_target, postgres_url
 
 REPORT_VERSION = 1
@@ -58,9 +60,11 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(flags: o.Flags) -> Iterator[tuple[Target, QdrantState, Settings]]:
+def _opened(
+    flags: o.Flags, *, writes: bool = False
+) -> Iterator[tuple[Target, QdrantState, Settings]]:
     settings = flags.load().settings
-    with look_at_target(settings) as target:
+    with look_at_target(settings, writes=writes) as target:
         store = begun_state(target, settings)
         assert target is not None  # noqa: S101 - nothing has begun without one
         yield target, store, settings
@@ -195,13 +199,21 @@ def retry(
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
     )
-    with _opened(flags) as (target, store, settings):
+    with _opened(flags, writes=True) as (target, store, settings):
         chosen = _chosen(store, table, key, everything)
-        records = [record for _name, record in chosen]
-        if is_held(store):
-            outcome = _hand_over(store, records)
-        else:
-            outcome = retry_letters(
+        records = [record for _name, record in chosen if not of_index(record)]
+        outcome = retry_of_index(
+            settings, [record for _name, record in chosen if of_index(record)], target, store
+        )
+        if records and is_read_from_kafka(store):
+            raise UsageError(
+                "processes read the pipeline's topics: a row that is written beside them may be overtaken",
+                hint="stop them first; or let the row's next change supersede the letter",
+            )
+        if records and is_held(store):
+            outcome += _hand_over(store, records)
+        elif records:
+            outcome += retry_letters(
                 postgres_url(settings),
                 settings.tables,
                 records,

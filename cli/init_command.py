@@ -12,7 +12,13 @@ import typer
 import yaml
 
 from bridge.collection_spec import check_name
-from bridge.config import TableSettings, VectorSettings, format_table_name
+from bridge.config import (
+    PineconeSettings,
+    Settings,
+    TableSettings,
+    VectorSettings,
+    format_table_name,
+)
 from bridge.errors import BridgeError, UsageError
 from bridge.map_vectors import (
     MappedVector,
@@ -26,6 +32,7 @@ from bridge.schema import Table
 from cli import options as o
 from cli.help import GENERAL, Command
 from cli.output import counted, note
+from cli.pinecone_plan import index_lines, names_index, propose
 from cli.places import postgres_url
 
 _NAME_LIMIT = 60  # characters; at most 4 bytes each, and Qdrant takes 200 and some
@@ -33,6 +40,11 @@ _HEAD = """\
 # Written by `qdrant-bridge init`. Every setting: qdrant-bridge config --schema
 # Next: qdrant-bridge doctor --config {path}
 #       qdrant-bridge backfill pgvector --config {path}
+"""
+_INDEX_HEAD = """\
+# Written by `qdrant-bridge init`. Every setting: qdrant-bridge config --schema
+# Next: qdrant-bridge plan --config {path}
+#       qdrant-bridge backfill pinecone --config {path}
 """
 
 
@@ -50,7 +62,13 @@ def init(
         Path, typer.Argument(help="The file to write; - for standard output.", metavar="FILE")
     ] = Path("bridge.yaml"),
     pg_url: o.PgUrl = None,
+    index_name: o.PineconeIndexName = None,
+    index_host: o.PineconeIndexHost = None,
+    pinecone_key: o.PineconeKey = None,
+    namespaces: o.Namespaces = None,
+    service_host: o.PineconeServiceHost = None,
     qdrant_url: o.QdrantUrl = None,
+    collection: o.QdrantCollection = None,
     pipeline: Annotated[
         str,
         typer.Option(
@@ -62,28 +80,25 @@ def init(
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
-    """Inspect a Postgres database and write a bridge.yaml that copies every table with vectors."""
+    """Inspect a Postgres database, or a Pinecone index, and write a bridge.yaml that copies it."""
     effective = o.Flags(
-        pipeline=pipeline, pg_url=pg_url, qdrant_url=qdrant_url, allow_plaintext=allow_plaintext
+        pipeline=pipeline,
+        pg_url=pg_url,
+        qdrant_url=qdrant_url,
+        allow_plaintext=allow_plaintext,
+        pinecone=o.PineconeFlags(
+            index=index_name,
+            host=index_host,
+            api_key=pinecone_key,
+            namespaces=namespaces,
+            service_host=service_host,
+            collection=collection,
+        ),
     ).load()
     settings = effective.settings
     if str(path) != "-" and path.exists():
         raise UsageError(f"{path} exists already", hint="name another file, or move that one away")
-    url = postgres_url(settings)
-    with connect(url, allow_plaintext=settings.allow_plaintext) as connection:
-        tables = catalog.list_tables(connection)
-        if not tables:
-            raise UsageError(
-                f"no table with a vector column is visible in {display(url)}",
-                hint="is this the right database, and may this role see the schema?",
-            )
-        text = _HEAD.format(path="bridge.yaml" if str(path) == "-" else path) + document(
-            connection,
-            tables,
-            pipeline=pipeline,
-            postgres_url=without_secrets(url),
-            qdrant_url=settings.qdrant.url,
-        )
+    text, found = _of_index(settings, path) if names_index(settings) else _of_tables(settings, path)
     if str(path) == "-":
         typer.echo(text, nl=False)
         return
@@ -94,8 +109,46 @@ def init(
             f"cannot write {path}: {error.strerror}",
             hint="name another file, or - for standard output",
         ) from None
-    count = counted(len(tables), "table")
-    note(f"wrote {path}: {count}; next: qdrant-bridge doctor --config {path}")
+    note(f"wrote {path}: {found} --config {path}")
+
+
+def _shown(path: Path) -> str:
+    return "bridge.yaml" if str(path) == "-" else str(path)
+
+
+def _of_index(settings: Settings, path: Path) -> tuple[str, str]:
+    """(the file's text, what it has and the next command)."""
+    proposal = propose(settings, None)
+    lines = [
+        f"pipeline: {_scalar(settings.pipeline or 'main')}",
+        *index_lines(settings.pinecone or PineconeSettings(), proposal),
+        "qdrant:",
+        f"  url: {_scalar(settings.qdrant.url)}",
+        "  # api_key_file: /run/secrets/qdrant",
+    ]
+    head = _INDEX_HEAD.format(path=_shown(path))
+    count = counted(len(proposal.plan.counts), "namespace")
+    return head + "\n".join(lines) + "\n", f"{count}; next: qdrant-bridge plan"
+
+
+def _of_tables(settings: Settings, path: Path) -> tuple[str, str]:
+    """(the file's text, what it has and the next command)."""
+    url = postgres_url(settings)
+    with connect(url, allow_plaintext=settings.allow_plaintext) as connection:
+        tables = catalog.list_tables(connection)
+        if not tables:
+            raise UsageError(
+                f"no table with a vector column is visible in {display(url)}",
+                hint="is this the right database, and may this role see the schema?",
+            )
+        text = _HEAD.format(path=_shown(path)) + document(
+            connection,
+            tables,
+            pipeline=settings.pipeline or "main",
+            postgres_url=without_secrets(url),
+            qdrant_url=settings.qdrant.url,
+        )
+    return text, f"{counted(len(tables), 'table')}; next: qdrant-bridge doctor"
 
 
 def document(

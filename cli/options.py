@@ -19,7 +19,7 @@ from bridge.config import Effective, TableChoice, load
 from bridge.errors import UsageError
 from cli.help import GENERAL
 
-_SOURCE, _TARGET, _RUN = "Postgres", "Qdrant", "Migration"
+_SOURCE, _INDEX, _TARGET, _RUN = "Postgres", "Pinecone", "Qdrant", "Migration"
 _BOOLEANS = (
     "--migration.restart",
     "--migration.create-collection",
@@ -31,14 +31,23 @@ _BOOLEANS = (
     "--json",
     "--prepare-sync",
     "--keep",
+    "--repair",
+    "--dry-run",
+    "--show-values",
 )
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
-    """`--flag=true` -> `--flag`, `--flag=false` -> `--no-flag`; all else stays."""
+    """`--flag=true` -> `--flag`, `--flag=false` -> `--no-flag`; all else stays.
+
+    The number of `--recall` may be left out, which Typer does not know either.
+    """
     result: list[str] = []
-    for argument in arguments:
+    for place, argument in enumerate(arguments):
+        if argument == "--recall" and not "".join(arguments[place + 1 : place + 2]).isdigit():
+            result.append("--recall=10")
+            continue
         name, equals, value = argument.partition("=")
         if not equals or name not in _BOOLEANS:
             result.append(argument)
@@ -114,6 +123,127 @@ PgKey = Annotated[
 PgColumns = Annotated[
     list[str] | None,
     _flag("Columns to copy. Default: all.", "--pg.columns", _SOURCE, metavar="A,B"),
+]
+PineconeIndexName = Annotated[
+    str | None,
+    _flag("The index's name.", "--pinecone.index-name", _INDEX, metavar="NAME"),
+]
+PineconeIndexHost = Annotated[
+    str | None,
+    _flag(
+        "The index's own host. Default: asked for by name.",
+        "--pinecone.index-host",
+        _INDEX,
+        metavar="HOST",
+    ),
+]
+PineconeKey = Annotated[
+    str | None,
+    _flag(
+        "Better in a file (pinecone.api_key_file), or in the environment.",
+        "--pinecone.api-key",
+        _INDEX,
+        metavar="KEY",
+    ),
+]
+PineconeNamespace = Annotated[
+    str | None,
+    _flag(
+        "Only this namespace; '' is the default one. Default: all.",
+        "--pinecone.namespace",
+        _INDEX,
+        metavar="NAME",
+    ),
+]
+PineconeServiceHost = Annotated[
+    str | None,
+    _flag(
+        "Another control plane than Pinecone's own.",
+        "--pinecone.service-host",
+        _INDEX,
+        metavar="HOST",
+    ),
+]
+Namespaces = Annotated[
+    str | None,
+    _flag(
+        "all: into one collection; split: a collection each; or names with commas.",
+        "--namespaces",
+        _INDEX,
+        metavar="WHICH",
+    ),
+]
+PineconeNumbers = Annotated[
+    str | None,
+    _flag(
+        "integer: whole numbers are integers, unless the field has fractions; float: none are.",
+        "--pinecone.numbers",
+        _INDEX,
+        metavar="KIND",
+    ),
+]
+PineconeIdsFile = Annotated[
+    str | None,
+    _flag(
+        "A file of ids, one a line, for an index that cannot list them (pod-based).",
+        "--pinecone.ids-file",
+        _INDEX,
+        metavar="FILE",
+    ),
+]
+PineconeReconcile = Annotated[
+    str | None,
+    _flag(
+        "The second pass. auto: list again where counts differ; full: read all again; none.",
+        "--pinecone.reconcile",
+        _INDEX,
+        metavar="HOW",
+    ),
+]
+PineconeNamespaceField = Annotated[
+    str | None,
+    _flag(
+        "The payload field that keeps the namespace. Default: namespace.",
+        "--pinecone.namespace-field",
+        _INDEX,
+        metavar="NAME",
+    ),
+]
+PineconeListRate = Annotated[
+    float | None,
+    _flag(
+        "Pages of ids a second; 0: no limit. Default: 200.",
+        "--pinecone.list-per-second",
+        _INDEX,
+        metavar="N",
+    ),
+]
+PineconeFetchRate = Annotated[
+    float | None,
+    _flag(
+        "Fetches a second; 0: no limit. Default: 100.",
+        "--pinecone.fetch-per-second",
+        _INDEX,
+        metavar="N",
+    ),
+]
+QdrantIdField = Annotated[
+    str | None,
+    _flag(
+        "The payload field that keeps Pinecone's id. Default: __id__.",
+        "--qdrant.id-field",
+        _TARGET,
+        metavar="NAME",
+    ),
+]
+QdrantSparseVector = Annotated[
+    str | None,
+    _flag(
+        "The name of the sparse vector. Default: sparse_vector.",
+        "--qdrant.sparse-vector",
+        _TARGET,
+        metavar="NAME",
+    ),
 ]
 QdrantUrl = Annotated[
     str | None,
@@ -212,6 +342,50 @@ Shard = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PineconeFlags:
+    """What was given of Pinecone on the command line; None where it was not."""
+
+    index: str | None = None
+    host: str | None = None
+    api_key: str | None = None
+    namespace: str | None = None
+    namespaces: str | None = None
+    service_host: str | None = None
+    numbers: str | None = None
+    ids_file: str | None = None
+    reconcile: str | None = None
+    namespace_field: str | None = None
+    list_per_second: float | None = None
+    fetch_per_second: float | None = None
+    collection: str | None = None
+    id_field: str | None = None
+    sparse_vector: str | None = None
+
+    def values(self) -> dict[str, object]:
+        """By dotted path. UsageError if both flags for namespaces are there."""
+        if self.namespace is not None and self.namespaces is not None:
+            raise UsageError(
+                "--pinecone.namespace and --namespaces both say which ones",
+                hint="one namespace, or --namespaces with all, split or names",
+            )
+        wanted: object = None
+        if self.namespace is not None:
+            wanted = [self.namespace]
+        elif self.namespaces in ("all", "split"):
+            wanted = self.namespaces
+        elif self.namespaces is not None:
+            wanted = list(split_names([self.namespaces], "--namespaces") or ())
+        named = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name not in ("namespace", "namespaces")
+        }
+        return {
+            f"pinecone.{name}": value for name, value in {**named, "namespaces": wanted}.items()
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
     """What was given on the command line; None where it was not."""
 
@@ -234,6 +408,7 @@ class Flags:
     create_collection: bool | None = None
     offsets_collection: str | None = None
     shard: str | None = None
+    pinecone: PineconeFlags | None = None
 
     def load(self, environ: Mapping[str, str] | None = None) -> Effective:
         """The configuration in force. UsageError if it is wrong, wherever it came from."""
@@ -251,6 +426,7 @@ class Flags:
             "migration.create_collection": self.create_collection,
             "migration.offsets_collection": self.offsets_collection,
             "migration.shard": self.shard,
+            **(self.pinecone.values() if self.pinecone is not None else {}),
         }
         choice = TableChoice(
             name=self.pg_table,

@@ -20,6 +20,8 @@ from bridge.postgres.connection import connect
 from cli import options as o
 from cli.help import Command
 from cli.output import findings_table, note, out, print_json
+from cli.pinecone_places import index_pipeline_name
+from cli.pinecone_plan import Planned, index_report, names_index, plan_index, show_index
 from cli.places import look_at_target, pipeline_name, postgres_url, require_tables
 
 REPORT_VERSION = 1
@@ -39,9 +41,20 @@ def plan(
     pg_table: o.PgTable = None,
     pg_key: o.PgKey = None,
     pg_columns: o.PgColumns = None,
+    index_name: o.PineconeIndexName = None,
+    index_host: o.PineconeIndexHost = None,
+    pinecone_key: o.PineconeKey = None,
+    namespace: o.PineconeNamespace = None,
+    namespaces: o.Namespaces = None,
+    service_host: o.PineconeServiceHost = None,
+    numbers: o.PineconeNumbers = None,
+    ids_file: o.PineconeIdsFile = None,
+    namespace_field: o.PineconeNamespaceField = None,
     qdrant_url: o.QdrantUrl = None,
     qdrant_key: o.QdrantKey = None,
     collection: o.QdrantCollection = None,
+    id_field: o.QdrantIdField = None,
+    sparse_vector: o.QdrantSparseVector = None,
     distance: o.QdrantDistance = None,
     skip_tls: o.SkipTls = None,
     config: o.Config = None,
@@ -49,7 +62,8 @@ def plan(
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
-    """Show what would be created and how each column maps; change nothing."""
+    """Show what would be created and how each column, or metadata field, maps; change nothing."""
+    index = index_name is not None or index_host is not None
     effective = o.Flags(
         config=config,
         pg_url=pg_url,
@@ -58,16 +72,36 @@ def plan(
         pg_columns=pg_columns,
         qdrant_url=qdrant_url,
         qdrant_key=qdrant_key,
-        collection=collection,
+        # Of flags for an index the collection is the index's.
+        collection=None if index else collection,
         distance=distance,
         skip_tls=skip_tls,
         allow_plaintext=allow_plaintext,
+        pinecone=o.PineconeFlags(
+            index=index_name,
+            host=index_host,
+            api_key=pinecone_key,
+            namespace=namespace,
+            namespaces=namespaces,
+            service_host=service_host,
+            numbers=numbers,
+            ids_file=ids_file,
+            namespace_field=namespace_field,
+            collection=collection if index else None,
+            id_field=id_field,
+            sparse_vector=sparse_vector,
+        ),
     ).load()
-    inspections = inspect_tables(effective)
-    lookups = [_look_up(effective.settings, inspection) for inspection in inspections]
+    settings = effective.settings
+    planned = plan_index(settings) if names_index(settings) else None
+    only_index = planned is not None and not settings.tables
+    inspections = [] if only_index else inspect_tables(effective)
+    lookups = [_look_up(settings, inspection) for inspection in inspections]
     if as_json:
-        print_json(report(effective, inspections, lookups))
+        print_json(report(effective, inspections, lookups, planned))
         return
+    if planned is not None:
+        show_index(planned)
     for inspection, lookup in zip(inspections, lookups, strict=True):
         _show(inspection, lookup)
 
@@ -108,7 +142,10 @@ def _look_up(settings: Settings, inspection: Inspection) -> Lookup:
 
 
 def report(
-    effective: Effective, inspections: list[Inspection], lookups: list[Lookup]
+    effective: Effective,
+    inspections: list[Inspection],
+    lookups: list[Lookup],
+    planned: Planned | None = None,
 ) -> dict[str, Any]:
     """`plan --json`."""
     tables: dict[str, Any] = {}
@@ -123,10 +160,14 @@ def report(
             "warnings": list(inspection.mapping.warnings),
             "findings": [asdict(found) for found in findings],
         }
+    settings = effective.settings
+    indexes = {} if planned is None else {planned.proposal.plan.label: index_report(planned)}
+    more = {"indexes": indexes} if indexes else {}
     return {
         "version": REPORT_VERSION,
-        "pipeline": pipeline_name(effective.settings),
+        "pipeline": pipeline_name(settings) if tables else index_pipeline_name(settings),
         "tables": tables,
+        **more,
     }
 
 
