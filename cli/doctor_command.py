@@ -91,7 +91,7 @@ def examine(effective: Effective) -> list[Finding]:
     require_tables(settings)
     findings: list[Finding] = []
     try:
-        with open_target(settings) as place:
+        with open_target(settings, beside=True) as place:
             findings.append(_ok("target.reachable", f"Qdrant at {place.target.label}"))
             findings += _examine_postgres(settings, place)
     except BridgeError as error:
@@ -130,7 +130,13 @@ def _examine_stream(
     mappings: Sequence[TableMapping],
 ) -> list[Finding]:
     """Whether the changes can be followed, if the configuration says that they are to be."""
-    if settings.sync is None or settings.sync.source != "postgres":
+    if settings.reads_kafka:
+        from cli.debezium_doctor import (
+            examine_debezium,  # Kafka's client is not every run's to load
+        )
+
+        return examine_debezium(settings, connection, mappings)
+    if settings.sync is None:
         return []
     names = StreamNames(
         slot=settings.slot,

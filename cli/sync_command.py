@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import typer
 
-from backfill.report import TableReport
 from bridge.config import Effective
-from bridge.errors import CheckFailed, UsageError
+from bridge.errors import StopError, UsageError
 from bridge.state import TablePlan
 from bridge.status import read_stream
-from bridge.stream_state import StreamState
+from bridge.stream_state import RECORD_NAME, StreamState
 from cli import options as o
 from cli.backfill_command import copy_all
+from cli.copied import require_equal
+from cli.copy_metrics import CopyMetrics
 from cli.handoff import extend, make_daemon, prepare
 from cli.places import Place, require_tables, state_of
 from cli.service import Service, service
@@ -24,6 +25,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Keep Qdrant equal to Postgres.")
     group.command("postgres", epilog="Example: qdrant-bridge sync postgres --config bridge.yaml")(
         sync_postgres
+    )
+    group.command("debezium", epilog="Example: qdrant-bridge sync debezium --config bridge.yaml")(
+        sync_debezium
     )
     app.add_typer(group, name="sync")
     app.command("run", epilog="Example: qdrant-bridge run --config bridge.yaml")(run)
@@ -46,6 +50,21 @@ def sync_postgres(
             follow(effective, held, around)
 
 
+def sync_debezium(
+    config: o.Config = None,
+    pg_url: o.PgUrl = None,
+    qdrant_url: o.QdrantUrl = None,
+    qdrant_key: o.QdrantKey = None,
+    skip_tls: o.SkipTls = None,
+    allow_plaintext: o.AllowPlaintext = None,
+    debug: o.Debug = False,
+) -> None:
+    """Follow Debezium's topics in Kafka, as one process of a consumer group."""
+    effective = _effective(config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext)
+    with service(effective.settings) as around, around.open() as place:
+        _run_debezium(effective, around, place, copy=False)
+
+
 def run(
     config: o.Config = None,
     pg_url: o.PgUrl = None,
@@ -62,22 +81,17 @@ def run(
         config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext, workers, batch_size
     )
     with service(effective.settings) as around, around.open() as place:
+        if effective.settings.reads_kafka:
+            _run_debezium(effective, around, place)
+            return
         state = around.board.state = around.patiently(lambda: prepare(effective, place))
         # Before the copy: two that copy at once would end with one copying behind the other's stream.
         with around.holding(place) as held:
             if state.phase == "backfill":
                 around.patiently(lambda: extend(effective, held, state))
-                require_equal(copy_all(effective, held, quiet=False, patient=True))
+                told = CopyMetrics(around.telemetry)
+                require_equal(copy_all(effective, held, quiet=False, patient=True, also=told))
             follow(effective, held, around)
-
-
-def require_equal(reports: Sequence[TableReport]) -> None:
-    """CheckFailed if a copy lost rows: a stream on top of it would hide that."""
-    problems = [f"{r.table}: {problem}" for r in reports for problem in r.problems]
-    if problems:
-        raise CheckFailed(
-            "; ".join(problems), code="COUNTS_DIFFER", hint="copy again with --migration.restart"
-        )
 
 
 def follow(effective: Effective, place: Place, around: Service) -> None:
@@ -85,8 +99,17 @@ def follow(effective: Effective, place: Place, around: Service) -> None:
     stream = around.patiently(lambda: read_stream(around.state_of(place)))
     if stream is not None:
         # A table that the configuration has got since; during the first copy that is done before.
-        around.patiently(lambda: extend(effective, place, stream))
-    around.follow(make_daemon(effective, place, store=around.state_of(place), tell=around.tell))
+        try:
+            around.patiently(lambda: extend(effective, place, stream))
+        except StopError as error:
+            record = stream.stopped_by(error).to_record()
+            around.patiently(lambda: around.state_of(place).put("stream", RECORD_NAME, record))
+            raise
+    store = around.state_of(place)
+    # It reads its records.
+    around.follow(
+        around.patiently(lambda: make_daemon(effective, place, store=store, tell=around.tell))
+    )
 
 
 def _require_copied(effective: Effective, place: Place) -> None:
@@ -152,3 +175,11 @@ def _effective(
     ).load()
     require_tables(effective.settings)
     return effective
+
+
+def _run_debezium(
+    effective: Effective, around: Service, place: Place, *, copy: bool = True
+) -> None:
+    from cli.debezium_command import run_debezium  # Kafka's client is not every command's to load
+
+    run_debezium(effective, around, place, copy=copy)

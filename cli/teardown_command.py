@@ -12,6 +12,7 @@ import typer
 from backfill.teardown import Made, look, tear_down
 from bridge.config import Settings
 from bridge.errors import UsageError
+from bridge.kafka_status import is_read_from_kafka
 from bridge.lease import held
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.state import QdrantState
@@ -89,6 +90,10 @@ def _alone(target: Target | None, pipeline: str) -> Iterator[QdrantState | None]
     if store is None or not store.exists():
         yield None
         return
+    if is_read_from_kafka(store):
+        raise UsageError(
+            "processes read the pipeline's topics", hint="stop all of them, then wait 20 s"
+        )
     with held(store, on_wait=lambda who: note(f"waiting whether {who} is still alive")):
         yield store
     store.remove("lease", ["lease"])

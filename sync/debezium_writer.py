@@ -1,0 +1,149 @@
+"""Windows of a consumer group's process -> points. In the writing thread, one after the other.
+
+    1. messages that could not be read become dead letters
+    2. a truncate is carried out or noted (`debezium_truncate.py`)
+    3. rows that were not told whole are read again (`debezium_reread.py`)
+    4. `Applier` writes them; the target is flushed
+
+When `apply` returns everything in the window is durable, or a dead letter that is stored; then, and not
+before, its offsets may be committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+from bridge.errors import StopError
+from bridge.failpoints import failpoint
+from bridge.mapping import TableMapping
+from bridge.qdrant.collections import compare
+from bridge.qdrant.target import Target
+from bridge.retry import Retry
+from bridge.stream_state import TableCounts
+from sync.apply import Applier
+from sync.debezium_reread import NoSource, VisibleSource, WithoutPostgres, fill
+from sync.debezium_truncate import Truncates
+from sync.debezium_window import KafkaWindow
+from sync.letters import Letters
+from sync.window import Changed, TableWindow
+
+
+class Tables(Protocol):
+    """How a table maps, by its label."""
+
+    def mapping(self, label: str) -> TableMapping:
+        """As it is now."""
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of a window: counts by table, and how many rows were read again."""
+
+    tables: dict[str, TableCounts] = field(default_factory=dict)
+    read_again: int = 0
+
+
+class WindowWriter:
+    """`topics_of`: the topics of a table, by its label."""
+
+    def __init__(
+        self,
+        *,
+        target: Target,
+        source: VisibleSource | NoSource,
+        retry: Retry,
+        letters: Letters,
+        truncates: Callable[[WindowWriter], Truncates],
+        tables: Tables,
+        topics_of: Mapping[str, list[str]],
+        ordering: str,
+        without_postgres: WithoutPostgres,
+    ) -> None:
+        self._target = target
+        self._source = source
+        self._retry = retry
+        self._letters = letters
+        self._tables = tables
+        self._topics_of = topics_of
+        self._without_postgres = without_postgres
+        self._applier = Applier(target, source, retry=retry, ordering=ordering)
+        self.truncates = truncates(self)
+
+    def apply(self, window: KafkaWindow) -> Written:
+        """Write a window."""
+        written = Written()
+        for letter in window.letters:
+            self._letters.settle(letter.table, [letter], ())
+        if window.emptied is not None:
+            label = window.emptied.label
+            self.truncates.empty(window.emptied)
+            self._letters.forget_rows(label)
+        position = _position(window)
+        for label, changes in window.tables.items():
+            before = self.truncates.before(label, self._topics_of[label])
+            if before is not None:
+                changes = _since(changes, window, label, before)
+            self._write(label, changes, position, written)
+        self._target.flush()
+        failpoint("sync.after_flush")
+        return written
+
+    def write(self, label: str, changes: TableWindow) -> None:
+        """Write rows that did not come in a window."""
+        self._write(label, changes, "", Written())
+        self._target.flush()
+
+    def require_collection(self, label: str) -> None:
+        """StopError `TARGET_CHANGED` if the table's collection is gone, or does not fit any more."""
+        spec = self._tables.mapping(label).collection
+        state = self._target.collection(spec.name)
+        if state is None:
+            raise _target_changed(f"the collection {spec.name} is gone")
+        differences = compare(spec, state)
+        if differences:
+            raise _target_changed(
+                f"the collection {spec.name} was changed: {'; '.join(differences)}"
+            )
+
+    def _write(self, label: str, changes: TableWindow, position: str, written: Written) -> None:
+        filled = fill(changes, self._source, self._retry, position, self._without_postgres)
+        written.read_again += filled.read
+        self._letters.settle(label, filled.letters, ())
+        applied = self._applier.apply(filled.changes, position, self._letters.set_aside(label))
+        if applied.letters:
+            # Points that are refused because the collection is another one by now are no flaws of rows.
+            self._retry.call(partial(self.require_collection, label))
+        self._letters.settle(label, applied.letters, applied.settled)
+        written.tables[label] = written.tables.get(label, TableCounts()).plus(
+            upserts=applied.upserts, patches=applied.patches, deletes=applied.deletes
+        )
+
+
+def _position(window: KafkaWindow) -> str:
+    """Where the window lies, for dead letters: up to which offset, of its first partition."""
+    for partition, offset in window.offsets.items():
+        return f"{partition}@{offset}"
+    return ""
+
+
+def _since(changes: TableWindow, window: KafkaWindow, label: str, lsn: int) -> TableWindow:
+    """The changes without those from before a truncate; removals are right whenever they come."""
+    lsns = window.lsns.get(label, {})
+    states = {
+        identity: state
+        for identity, state in changes.states.items()
+        if not isinstance(state, Changed) or lsns.get(identity, lsn) >= lsn
+    }
+    return replace(changes, states=states)
+
+
+def _target_changed(message: str) -> StopError:
+    return StopError(
+        message,
+        code="TARGET_CHANGED",
+        hint="it is not made again by itself: make it fit, or copy the tables again under another "
+        "pipeline name",
+    )
