@@ -71,6 +71,11 @@ class PageReader:
         scan.prepare(connection)
         self._connection = connection
 
+    @property
+    def connection(self) -> Connection:
+        """The connection, for other reads between pages."""
+        return self._connection
+
     def page(
         self,
         table: Table,

@@ -83,6 +83,16 @@ def page_statement(
     return _copy(table, selection, condition, where, order)
 
 
+def condition_statement(
+    table: Table,
+    selection: Sequence[Selected],
+    condition: sql.Composed,
+    where: dict[str, object],
+) -> sql.Composed:
+    """The COPY of all rows that fulfil the condition."""
+    return _copy(table, selection, condition, where)
+
+
 def read_by_key(
     connection: Connection,
     table: Table,
