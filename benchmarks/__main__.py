@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks import backfill, sync, sync_transaction
+from benchmarks import backfill, debezium, pinecone, sync, sync_transaction, verify
 
 
 def main() -> None:
@@ -15,6 +15,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_backfill(commands)
     _add_sync(commands)
+    _add_debezium(commands)
+    pinecone.add_to(commands)
+    verify.add_to(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
     print(f"results: {arguments.json}")
@@ -60,6 +63,20 @@ def _backfill(arguments: argparse.Namespace) -> None:
         for dimension in arguments.dimension or (1536, 384)
     ]
     backfill.save(arguments.json, reports)
+
+
+def _add_debezium(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = commands.add_parser("debezium", help="events/s and memory of reading Kafka")
+    one.add_argument("--rows", type=int, default=20_000, help="messages in the topic")
+    one.add_argument("--dimension", type=int, action="append", help="default: 384 and 1536")
+    one.add_argument("--json", type=Path, default=Path("benchmarks/results/debezium.json"))
+    one.set_defaults(run=_debezium)
+
+
+def _debezium(arguments: argparse.Namespace) -> None:
+    dimensions = arguments.dimension or (384, 1536)
+    reports = [debezium.run(rows=arguments.rows, dimension=one) for one in dimensions]
+    sync.save(arguments.json, reports)
 
 
 def _sync(arguments: argparse.Namespace) -> None:

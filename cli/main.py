@@ -27,6 +27,7 @@ from cli import (
     status_command,
     sync_command,
     teardown_command,
+    verify_command,
 )
 from cli.help import Group, Terminated
 from cli.options import Version, normalize
@@ -68,6 +69,7 @@ config_command.register(app)
 sync_command.register(app)
 resync_command.register(app)
 teardown_command.register(app)
+verify_command.register(app)
 demo_command.register(app)
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bridge.config import Settings
 from bridge.errors import BridgeError, Unreachable, UsageError
+from bridge.kafka_state import read_kafka
 from bridge.positions import Lsn
 from bridge.postgres.connection import Connection, connect
 from bridge.postgres.progress import SourceProgress, look
@@ -97,7 +98,11 @@ def status(
     )
     with look_at_target(settings) as target, _source(settings) as source:
         store = begun_state(target, settings)
-        if wait is not None:
+        if wait is not None and read_kafka(store) is not None:
+            from cli.debezium_status import wait_for_ends  # with it comes Kafka's client
+
+            wait_for_ends(store, wait, settings, timeout_seconds=timeout)
+        elif wait is not None:
             wait_until(store, _position(wait, settings), timeout_seconds=timeout)
         if watch:
             _watch(lambda: _report(store, source))
@@ -234,11 +239,16 @@ def _watch(report: Callable[[], dict[str, Any]]) -> None:
 
 
 def _shown(report: dict[str, Any]) -> RenderableType:
-    streams = report["checkpoint_lsn"] is not None
+    streams = report["checkpoint_lsn"] is not None or "kafka" in report
     parts: list[RenderableType] = [Text(_headline(report), style="bold")]
-    if streams:
+    if "kafka" in report:
+        from cli.debezium_status import kafka_lines
+
+        parts.append(Text("\n".join([*kafka_lines(report), *_stop_lines(report)])))
+    elif streams:
         parts.append(_stream_lines(report))
     parts += [_tables(report, streams), Text(f"dead letters: {report['dead_letters']:,}")]
+    parts += [Text(_request(request)) for request in report["requests"]]
     return Group(*parts)
 
 
@@ -262,12 +272,23 @@ def _stream_lines(report: dict[str, Any]) -> RenderableType:
         reader = "is read" if slot["active"] else "is not read by anybody"
         lines.append(f"Postgres   {report['source_lsn']}, lag {lag}")
         lines.append(f"slot       {slot['wal_status']}, {reader}{kept}")
-    stop = report["stop"]
-    if stop is not None:
-        lines.append(f"stopped    {stop['code']}: {stop['message']}")
-        if stop["hint"]:
-            lines.append(f"remedy     {stop['hint']}")
+    lines += _stop_lines(report)
     return Text("\n".join(lines))
+
+
+def _request(request: dict[str, Any]) -> str:
+    """A request that has not ended, in a line."""
+    text = f"asked: {request['action']} {request['table']}, {request['stage']}"
+    text += f", {request['rows']:,} rows" if request["rows"] else ""
+    return text + (f", waiting for {request['waiting']}" if request["waiting"] else "")
+
+
+def _stop_lines(report: dict[str, Any]) -> list[str]:
+    stop = report["stop"]
+    if stop is None:
+        return []
+    lines = [f"stopped    {stop['code']}: {stop['message']}"]
+    return [*lines, f"remedy     {stop['hint']}"] if stop["hint"] else lines
 
 
 def _tables(report: dict[str, Any], streams: bool) -> Table:

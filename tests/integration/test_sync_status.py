@@ -37,7 +37,7 @@ def test_the_report_of_a_stream(pipeline: Pipeline) -> None:
         report = pipeline.status()
         assert set(report) == {
             "version", "pipeline", "phase", "complete", "checkpoint_lsn", "source_lsn", "lag",
-            "slot", "tables", "dead_letters", "stop",
+            "slot", "tables", "dead_letters", "requests", "stop",
         }  # fmt: skip
         assert report["phase"] == "streaming"
         assert report["complete"] is True
@@ -87,6 +87,18 @@ def test_a_stop_is_in_the_report_until_the_next_start(pipeline: Pipeline) -> Non
     assert report["stop"]["code"] == "PUBLICATION_CHANGED"
     assert report["stop"]["message"] and report["stop"]["hint"]
     assert "PUBLICATION_CHANGED" in pipeline.command("status").require().out
+
+
+def test_what_was_asked_and_is_not_done_is_listed(pipeline: Pipeline) -> None:
+    _prepared(pipeline)
+    assert pipeline.status()["requests"] == []
+    pipeline.command("resync", "public.docs", "--no-wait").require()
+    (asked,) = pipeline.status()["requests"]
+    assert (asked["action"], asked["table"], asked["stage"]) == ("resync", "public.docs", "asked")
+    assert "asked: resync public.docs" in pipeline.command("status").require().out
+    with pipeline.run() as daemon:
+        daemon.wait_line('"request_ended"')
+        assert pipeline.status()["requests"] == []
 
 
 def test_waiting_returns_once_a_change_is_in_qdrant(pipeline: Pipeline) -> None:
