@@ -24,12 +24,27 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS: Final = (
+    "CONTRIBUTING.md",
     "README.md",
+    "SECURITY.md",
     "docs/architecture.md",
+    "docs/comparison.md",
+    "docs/concepts.md",
     "docs/configuration.md",
+    "docs/debezium.md",
+    "docs/deployment.md",
     "docs/glossary.md",
+    "docs/guarantees.md",
+    "docs/index.md",
+    "docs/maintenance.md",
     "docs/mapping.md",
+    "docs/monitoring.md",
     "docs/operations.md",
+    "docs/pinecone.md",
+    "docs/quickstart.md",
+    "docs/scaling.md",
+    "docs/verification.md",
+    "docs/versions.md",
 )
 
 _FENCE = re.compile(r"```(\w*)")

@@ -6,6 +6,7 @@ was printed:
     localhost:5432, db.internal:5432      the embedded Postgres; the database app is made anew
     http://localhost:6334,
     https://qdrant.internal:6334          the Qdrant test server
+    an index of Pinecone by its name      the stand-in (`pinecone_documented.py`)
     grpc_port=6334                        its port
     /run/secrets, /var/lib                directories below the block's own; they hold the files that
                                           the documents speak of
@@ -43,6 +44,9 @@ from bridge.postgres.embedded import EmbeddedPostgres
 from bridge.qdrant.channel import Endpoint, endpoint
 from tests.docs.markdown import Block
 from tests.support.command import Outcome, bridge
+from tests.support.pinecone_documented import products
+from tests.support.pinecone_server import KEY as PINECONE_KEY
+from tests.support.pinecone_server import PineconeServer
 from tests.support.qdrant_server import QdrantServer
 
 COLUMNS: Final = "100"
@@ -69,6 +73,7 @@ class Stage:
     directory: Path
     postgres: EmbeddedPostgres
     qdrant: QdrantServer
+    pinecone: PineconeServer
     command_port: int
 
     @property
@@ -111,6 +116,7 @@ class Stage:
         secrets = self.directory / "secrets"
         secrets.mkdir()
         (secrets / "qdrant").write_text("any key; the test server asks for none\n")
+        (secrets / "pinecone").write_text(f"{PINECONE_KEY}\n")
         url = self.url.replace("postgres@", f"{ROLE}@")
         (secrets / "postgres_url").write_text(f"{url}\n")
         (self.directory / "work").mkdir()
@@ -133,6 +139,8 @@ class Stage:
                 "COLUMNS": COLUMNS,
                 "LC_ALL": "C.UTF-8",
                 _PORT: str(self.command_port),
+                # What an index is asked for by name.
+                "QDRANT_BRIDGE_PINECONE__SERVICE_HOST": self.pinecone.url,
             },
             capture_output=True,
             text=True,
@@ -167,8 +175,18 @@ class Stage:
 def open_stage(directory: Path, postgres: EmbeddedPostgres) -> Iterator[Stage]:
     """A stage with an empty database and an empty Qdrant."""
     _make_database(postgres)
-    with QdrantServer(directory / "qdrant") as qdrant, _commands(qdrant.port) as port:
-        stage = Stage(directory=directory, postgres=postgres, qdrant=qdrant, command_port=port)
+    with (
+        QdrantServer(directory / "qdrant") as qdrant,
+        PineconeServer(products()) as pinecone,
+        _commands(qdrant.port) as port,
+    ):
+        stage = Stage(
+            directory=directory,
+            postgres=postgres,
+            qdrant=qdrant,
+            pinecone=pinecone,
+            command_port=port,
+        )
         stage.prepare()
         yield stage
 

@@ -97,7 +97,7 @@ def test_the_scripts_that_blocks_name_are_there() -> None:
         name
         for path in DOCUMENTS
         for block in read(path).blocks
-        for name in re.findall(r"^(script/\w+)", block.text, re.MULTILINE)
+        for name in re.findall(r"^(script/[\w-]+)", block.text, re.MULTILINE)
     }
     assert {"script/demo", "script/test", "script/setup"} <= named
     for name in named:

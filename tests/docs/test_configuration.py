@@ -14,7 +14,17 @@ from bridge.config_environment import CONFIG_VARIABLE, PREFIX, variable_of
 from tests.docs.markdown import bare, read
 
 PAGE = read("docs/configuration.md")
-TABLES = ("top", "postgres", "qdrant", "tables", "vectors", "migration", "later")
+TABLES = (
+    "top",
+    "postgres",
+    "qdrant",
+    "tables",
+    "vectors",
+    "migration",
+    "pinecone",
+    "kafka",
+    "later",
+)
 ROWS = {bare(row[0]): row for table in TABLES for row in PAGE.table(table)}
 SCHEMA = json_schema()
 WORDS = {
