@@ -30,7 +30,7 @@ from backfill.pinecone_inspect import (
     pages_of,
     specs_of,
 )
-from backfill.pinecone_reader import CopyOptions, Reader, record_bytes
+from backfill.pinecone_reader import CopyOptions, Reader
 from backfill.pinecone_reconcile import Reconciled, SecondLook
 from backfill.pinecone_report import (
     EndCounts,
@@ -39,12 +39,14 @@ from backfill.pinecone_report import (
     SecondPass,
     judge,
 )
-from backfill.pinecone_state import IndexPlan, NamespaceProgress
+from backfill.pinecone_state import NamespaceProgress
 from bridge.config_models import PineconeSettings
 from bridge.errors import BridgeError
 from bridge.pinecone.client import PineconeIndex
 from bridge.pinecone.index import shown
 from bridge.pinecone.mapping import PineconeMapping
+from bridge.pinecone.plan import IndexPlan
+from bridge.pinecone.reader import record_bytes
 from bridge.pipeline import checkpoint_namespaces
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target

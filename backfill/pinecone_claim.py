@@ -19,12 +19,13 @@ from backfill.pinecone_inspect import (
     specs_of,
 )
 from backfill.pinecone_reader import Reader
-from backfill.pinecone_state import IndexPlan, NamespaceProgress
+from backfill.pinecone_state import NamespaceProgress
 from backfill.preflight import check_target, require_fit
 from bridge.config_models import PineconeSettings
 from bridge.errors import StopError, UsageError
 from bridge.failpoints import failpoint
 from bridge.ownership import claim, require_claimable
+from bridge.pinecone.plan import IndexPlan
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.state import Kind, Record

@@ -20,7 +20,7 @@ from functools import partial
 
 from backfill.messages import Waiting
 from backfill.pinecone_ledger import AHEAD, Ledger, Result, Work
-from backfill.pinecone_reader import LISTERS, TOLD_SECONDS, CopyOptions, Reader
+from backfill.pinecone_reader import CopyOptions, Reader
 from backfill.pinecone_sink import Sink, vector_bytes
 from backfill.pinecone_state import NamespaceProgress
 from backfill.pinecone_threads import Crew, Line
@@ -29,6 +29,7 @@ from bridge.failpoints import failpoint
 from bridge.pinecone.errors import TokenRefused
 from bridge.pinecone.mapping import PineconeMapping
 from bridge.pinecone.pace import Closed
+from bridge.pinecone.reader import LISTERS, TOLD_SECONDS
 from bridge.pinecone.scan import START, batches
 from bridge.pipeline import checkpoint_namespaces
 from bridge.plan import DeadLetter

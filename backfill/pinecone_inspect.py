@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from backfill.pinecone_state import IndexPlan, Layout, PlannedVector, fingerprint
 from bridge.collection_spec import CollectionSpec, IndexKind, VectorSpec, check_name
 from bridge.config_models import PineconeSettings
 from bridge.errors import UsageError
@@ -32,6 +31,7 @@ from bridge.pinecone.index import (
     shown,
 )
 from bridge.pinecone.mapping import FieldNames
+from bridge.pinecone.plan import IndexPlan, Layout, PlannedVector, fingerprint
 from bridge.pinecone.records import LIST_PAGE, IdPage, Record, RecordPage
 from bridge.pinecone.scan import START, Endpoint, Fetcher, Pages, batches
 from bridge.qdrant.target import CollectionState, Target

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 
 from backfill.pinecone_reader import Reader
-from backfill.pinecone_state import IndexPlan
 from backfill.retry_letters import Outcome
 from bridge.errors import Rejected, Unstorable, UsageError
 from bridge.pinecone.mapping import PineconeMapping
+from bridge.pinecone.plan import IndexPlan
 from bridge.pinecone.scan import FETCH_IDS
 from bridge.plan import Point
 from bridge.qdrant.state import QdrantState

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from backfill.pinecone_state import Layout, NamespaceProgress
+from backfill.pinecone_state import NamespaceProgress
 from bridge.pinecone.index import shown
+from bridge.pinecone.plan import Layout
 
 REPORT_VERSION = 1
 NOT_A_SNAPSHOT = (

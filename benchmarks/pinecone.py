@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from backfill.pinecone_copy import NamespaceCopy
-from backfill.pinecone_reader import CopyOptions, Reader, record_bytes
-from backfill.pinecone_state import IndexPlan, NamespaceProgress, PlannedVector
+from backfill.pinecone_reader import CopyOptions, Reader
+from backfill.pinecone_state import NamespaceProgress
 from benchmarks.measure import machine, resident_bytes, usage
 from bridge.collection_spec import VectorSpec
 from bridge.pinecone.client import Access, PineconeIndex
 from bridge.pinecone.mapping import PineconeMapping
+from bridge.pinecone.plan import IndexPlan, PlannedVector
+from bridge.pinecone.reader import record_bytes
 from bridge.qdrant.channel import endpoint
 from bridge.qdrant.server import ServerTarget
 from bridge.qdrant.wire import encode_upsert

@@ -47,6 +47,7 @@ class Service:
         self.pipeline = pipeline_name(settings)
         self.telemetry = Telemetry()
         self.board = Board(self.pipeline, self.telemetry)
+        self.watching = ExitStack()
         self._lost: BridgeError | None = None
         self._wake: Callable[[], None] = lambda: None
 
@@ -123,9 +124,10 @@ class Service:
         daemon.observe_window = self.telemetry.observe_window
         self.tell("starting", pipeline=self.pipeline, checkpoint=str(daemon.state.checkpoint))
         try:
-            with watch:
-                tune_collector()
-                asyncio.run(self._until_stopped(daemon))
+            # Longer than the daemon: after a stop, slot and lag are shown as they are then.
+            self.watching.enter_context(watch)
+            tune_collector()
+            asyncio.run(self._until_stopped(daemon))
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)  # the loop has put the system's own there

@@ -1,8 +1,9 @@
-"""`qdrant-bridge verify`: whether the collections are what the tables are, row by row and field by field."""
+"""`qdrant-bridge verify`: whether the collections are what the tables and the index are, field by field."""
 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from cli import verify_options as v
 from cli.help import Command
 from cli.holder import is_held
 from cli.output import note, print_json
-from cli.places import Place, open_target, pipeline_name, postgres_url, require_tables, state_of
+from cli.pinecone_places import index_pipeline_name
+from cli.places import Place, open_target, pipeline_name, postgres_url, state_of
+from cli.verify_index import Chosen, IndexRun, choose, opened_index
 from cli.verify_progress import display
 from cli.verify_repair import Mender
 from cli.verify_subjects import chosen_tables, subjects
@@ -40,6 +43,7 @@ Examples:
   qdrant-bridge verify --config bridge.yaml
   qdrant-bridge verify public.docs --sample 1% --config bridge.yaml --json
   qdrant-bridge verify --repair --config bridge.yaml
+  qdrant-bridge verify --pinecone.index-name products --qdrant.collection products
 
 Exit code 0: equal; 1: not equal, or --recall misses a threshold. It may run while a daemon does, and
 while the table is written to: what differs is looked at again before it is reported.
@@ -71,7 +75,20 @@ def verify(
     pg_table: o.PgTable = None,
     pg_key: o.PgKey = None,
     pg_columns: o.PgColumns = None,
+    index_name: o.PineconeIndexName = None,
+    index_host: o.PineconeIndexHost = None,
+    pinecone_key: o.PineconeKey = None,
+    namespace: o.PineconeNamespace = None,
+    namespaces: o.Namespaces = None,
+    service_host: o.PineconeServiceHost = None,
+    numbers: o.PineconeNumbers = None,
+    ids_file: o.PineconeIdsFile = None,
+    namespace_field: o.PineconeNamespaceField = None,
+    list_per_second: o.PineconeListRate = None,
+    fetch_per_second: o.PineconeFetchRate = None,
     collection: o.QdrantCollection = None,
+    id_field: o.QdrantIdField = None,
+    sparse_vector: o.QdrantSparseVector = None,
     distance: o.QdrantDistance = None,
     workers: o.Workers = None,
     batch_size: o.BatchSize = None,
@@ -81,15 +98,17 @@ def verify(
     allow_plaintext: o.AllowPlaintext = None,
     debug: o.Debug = False,
 ) -> None:
-    """Compare tables with their collections: every row, every field, every vector."""
+    """Compare tables, or a Pinecone index, with their collections: every row, field and vector."""
     _require_sense(repair, dry_run, recall, queries, html)
+    index = index_name is not None or index_host is not None
     effective = o.Flags(
         config=config,
         pg_url=pg_url,
         pg_table=pg_table,
         pg_key=pg_key,
         pg_columns=pg_columns,
-        collection=collection,
+        # Of flags for an index the collection is the index's.
+        collection=None if index else collection,
         distance=distance,
         qdrant_url=qdrant_url,
         qdrant_key=qdrant_key,
@@ -98,18 +117,57 @@ def verify(
         workers=workers,
         batch_size=batch_size,
         shard=shard,
+        pinecone=o.PineconeFlags(
+            index=index_name,
+            host=index_host,
+            api_key=pinecone_key,
+            namespace=namespace,
+            namespaces=namespaces,
+            service_host=service_host,
+            numbers=numbers,
+            ids_file=ids_file,
+            namespace_field=namespace_field,
+            list_per_second=list_per_second,
+            fetch_per_second=fetch_per_second,
+            collection=collection if index else None,
+            id_field=id_field,
+            sparse_vector=sparse_vector,
+        ),
     ).load()
-    require_tables(effective.settings)
-    with open_target(effective.settings, beside=True) as place:
-        run = _Run(
-            effective, place, table, sample=sample, seed=seed, resume=resume, exact=exact_vectors
-        )
-        results = run.compare(quiet=as_json)
-        repairs: dict[str, dict[str, Any]] = {}
-        if repair:
-            results, repairs = run.mend(results, dry_run=dry_run)
-        searched = run.recall(recall, queries, quiet=as_json) if recall is not None else {}
-    report = to_json(pipeline_name(effective.settings), results, show_values=show_values)
+    settings = effective.settings
+    results: list[TableResult] = []
+    repairs: dict[str, dict[str, Any]] = {}
+    searched: dict[str, list[VectorRecall]] = {}
+    with ExitStack() as stack:
+        place = stack.enter_context(open_target(settings, beside=True))
+        chosen = choose(settings, place, table, index=index)
+        runs: list[_Run | IndexRun] = []
+        if chosen.tables:
+            tables = _Run(
+                effective,
+                place,
+                table,
+                sample=sample,
+                seed=seed,
+                resume=resume,
+                exact=exact_vectors,
+            )
+            runs.append(tables)
+        if chosen.index:
+            _require_sense_of_index(chosen, resume, recall)
+            runs.append(
+                stack.enter_context(opened_index(settings, place, sample=sample, seed=seed))
+            )
+        for run in runs:
+            found = run.compare(quiet=as_json)
+            if repair:
+                found, done_by_table = run.mend(found, dry_run=dry_run)
+                repairs |= done_by_table
+            results += found
+        if recall is not None:
+            searched = tables.recall(recall, queries, quiet=as_json)
+    name_of = pipeline_name if chosen.tables else index_pipeline_name
+    report = to_json(name_of(settings), results, show_values=show_values)
     for name, done in repairs.items():
         report["tables"][name]["repair"] = done
     for name, vectors in searched.items():
@@ -138,8 +196,21 @@ def _require_sense(
         )
 
 
+def _require_sense_of_index(chosen: Chosen, resume: Path | None, recall: int | None) -> None:
+    if recall is not None and not chosen.tables:
+        raise UsageError(
+            "--recall compares with a table's exact neighbours; Pinecone gives out none",
+            hint="verify --recall on the table that goes on with the collection",
+        )
+    if resume is not None:
+        raise UsageError(
+            "--resume does not go on with an index, whose page tokens do not last",
+            hint="in parts: --shard 0/4, and so on",
+        )
+
+
 class _Run:
-    """One run of the command: what is compared, with what."""
+    """One run of the command over tables: what is compared, with what."""
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ def subjects(
                 table=label,
                 mapping=mapping,
                 stale=frozenset(_paths(mapping, table, changed)),
-                letters=partial(_letters, store, label),
+                letters=partial(letters_of, store, label),
             )
         )
     return found
@@ -123,7 +123,8 @@ def _paths(mapping: TableMapping, table: TableSettings, changed: set[str]) -> se
     return paths
 
 
-def _letters(store: QdrantState | None, label: str) -> Mapping[str, str]:
+def letters_of(store: QdrantState | None, label: str) -> Mapping[str, str]:
+    """The reasons of a source's dead letters, by key."""
     if store is None:
         return {}
     return {

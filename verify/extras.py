@@ -1,9 +1,7 @@
 """Points without a row: ids of the target that no row of the source has.
 
-    walk       every id of the target is taken away from the buckets that the rows' ids were added to
-    collect    ids in buckets that did not come out even, at most `CAPACITY` at a time
-    settle     those of them that have no row, and are still there after the stream has passed a position
-               behind the moment at which they had none; again and again
+What a walk (`walk.py`) collects is settled: those that have no row, and are still there after the stream
+has passed a position behind the moment at which they had none; again and again.
 
 What once was seen with a row, or gone, is no extra. A key that comes and goes all the time could be seen
 without a row and with a point at every look only by chance; `ROUNDS` looks make that as good as impossible.
@@ -14,26 +12,23 @@ are read through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from bridge.mapping import TableMapping
-from bridge.plan import Point
 from bridge.point_ids import PointId
 from bridge.postgres.verify_reads import RowLooks
 from bridge.retry import Retry
-from verify.digests import Buckets, hashes
 from verify.looks import VISIBLE_SECONDS
 from verify.points import Points
 from verify.stream import Follower
+from verify.walk import CAPACITY, Walk
 
-CAPACITY = 200_000
-IDS_A_PAGE = 2_000
 ROUNDS = 8
 _KEYS_A_LOOK = 1_000
 
 
-class ExtraSearch:
+class ExtraSearch(Walk):
     """Looks for the extras of one table. `all_ids` reads the ids of all rows, in batches."""
 
     def __init__(
@@ -49,63 +44,12 @@ class ExtraSearch:
         shard: tuple[int, int] = (0, 1),
         capacity: int = CAPACITY,
     ) -> None:
+        super().__init__(points, retry=retry, tell=tell, shard=shard, capacity=capacity)
         self._mapping = mapping
-        self._points = points
         self._looks = looks
         self._follower = follower
         self._all_ids = all_ids
-        self._call = retry.call
-        self._tell = tell
-        self._shard = shard
-        self._capacity = capacity
         self._rounds = ROUNDS if follower.follows else 1
-
-    def run(self, buckets: Buckets) -> tuple[int, Iterator[list[PointId]]]:
-        """(points of the collection, the extras in batches); rows' ids are in the buckets already."""
-        number = 0
-        for ids in self._walk():
-            found = hashes(ids)
-            buckets.take(found)
-            number += len(ids)
-            self._tell(number)
-        return number, self._extras(buckets)
-
-    def _walk(self) -> Iterator[list[PointId]]:
-        after: PointId | None = None
-        while True:
-            points, after = self._call(partial(self._points.ids, after, IDS_A_PAGE))
-            yield self._mine([point.id for point in points])
-            if after is None:
-                return
-
-    def _mine(self, ids: list[PointId]) -> list[PointId]:
-        """Of several shards, those of this one."""
-        index, count = self._shard
-        if count == 1:
-            return ids
-        return [
-            identity
-            for identity, number in zip(ids, hashes(ids).tolist(), strict=True)
-            if number % count == index
-        ]
-
-    def own(self, ids: list[PointId]) -> list[PointId]:
-        """Those of a row's ids that this search is about."""
-        return self._mine(ids)
-
-    def _extras(self, buckets: Buckets) -> Iterator[list[PointId]]:
-        uneven = buckets.uneven()
-        if not uneven.any():
-            return
-        candidates: set[PointId] = set()
-        for ids in self._walk():
-            chosen = buckets.among(uneven, hashes(ids))
-            candidates.update(identity for identity, one in zip(ids, chosen, strict=True) if one)
-            if len(candidates) >= self._capacity:
-                yield self.settle(candidates)
-                candidates = set()
-        if candidates:
-            yield self.settle(candidates)
 
     def settle(self, candidates: set[PointId]) -> list[PointId]:
         """Those of the points that have no row, for sure."""
@@ -122,17 +66,6 @@ class ExtraSearch:
                 self._call(lambda: self._looks.await_visible(VISIBLE_SECONDS))
             left = self._without_row(left)
         return sorted(left, key=lambda identity: (isinstance(identity, str), identity))
-
-    def _existing(self, ids: set[PointId]) -> set[PointId]:
-        found: set[PointId] = set()
-        ordered = list(ids)
-        for start in range(0, len(ordered), IDS_A_PAGE):
-            some = ordered[start : start + IDS_A_PAGE]
-            found |= {one.id for one in self._call(partial(self._read, some))}
-        return found
-
-    def _read(self, ids: list[PointId]) -> list[Point]:
-        return self._points.get(ids, with_vectors=False).result()
 
     def _without_row(self, ids: set[PointId]) -> set[PointId]:
         told = {identity: key for identity in ids if (key := self._key_of(identity)) is not None}

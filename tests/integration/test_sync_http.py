@@ -119,7 +119,7 @@ def test_a_stop_is_told_until_sigterm_where_that_is_asked_for(
         report = json.loads(body)
         assert status == 503
         assert (report["phase"], report["stop"]["code"]) == ("stopped", "SLOT_LOST")
-        assert "SLOT_LOST" in ask(address, "/")[1]
+        assert json.loads(ask(address, "/status.json")[1])["stop"]["code"] == "SLOT_LOST"
         daemon.signal(signal.SIGTERM)
         assert "SLOT_LOST" in daemon.finish().require(3).err
 

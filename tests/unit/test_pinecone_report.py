@@ -8,10 +8,11 @@ import pytest
 
 from backfill.pinecone_inspect import collection_of
 from backfill.pinecone_ledger import Ledger, Result, Work
-from backfill.pinecone_reader import most_requests, record_bytes
 from backfill.pinecone_report import NOT_A_SNAPSHOT, EndCounts, judge
-from backfill.pinecone_state import IndexPlan, NamespaceProgress, PlannedVector
+from backfill.pinecone_state import NamespaceProgress
 from bridge.collection_spec import VectorSpec, check_name
+from bridge.pinecone.plan import IndexPlan, PlannedVector
+from bridge.pinecone.reader import most_requests, record_bytes
 from bridge.pinecone.scan import Batch, Cursor
 
 

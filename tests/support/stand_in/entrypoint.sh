@@ -1,0 +1,2 @@
+#!/bin/sh
+cd /qdrant && exec python -m tests.support.stand_in.server
