@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bridge.errors import RateLimited, Rejected, StopError, Unreachable, Unstorable
+from bridge.errors import BridgeError, RateLimited, Rejected, StopError, Unreachable, Unstorable
 from bridge.plan import Point
 from bridge.retry import Retry
 
@@ -75,6 +76,14 @@ class Writer:
         """Wait until everything is durable or refused."""
         while self._queue:
             self._settle(*self._queue.popleft())
+
+    def abandon(self) -> None:
+        """Wait until nothing is under way, whatever becomes of it: what is given up may not overtake
+        what somebody else writes next."""
+        while self._queue:
+            _points, pending = self._queue.popleft()
+            with suppress(BridgeError):
+                pending.result()
 
     def take_refused(self) -> list[Refused]:
         """What was refused since the last call."""

@@ -278,14 +278,18 @@ class Applier:
             return
         rows_of: dict[PointId, tuple[StreamTable, Row]] = {}
         writer = self._writer(plan)
-        for table, rows in _by_layout(plan.whole.values()):
-            for batch in _batches(rows):
-                points, letters = _points(table, batch, plan.position)
-                applied.letters += letters
-                for point, row in zip(points, _kept(table, batch, letters), strict=True):
-                    rows_of[point.id] = (table, row)
-                writer.write([_with_inherited(plan, point) for point in points])
-        writer.drain()
+        try:
+            for table, rows in _by_layout(plan.whole.values()):
+                for batch in _batches(rows):
+                    points, letters = _points(table, batch, plan.position)
+                    applied.letters += letters
+                    for point, row in zip(points, _kept(table, batch, letters), strict=True):
+                        rows_of[point.id] = (table, row)
+                    writer.write([_with_inherited(plan, point) for point in points])
+            writer.drain()
+        except BaseException:
+            writer.abandon()
+            raise
         for item in writer.take_refused():
             table, row = rows_of.pop(item.point.id)
             texts = table.key_texts(row)

@@ -151,6 +151,17 @@ def test_drain_leaves_nothing_in_flight_and_may_be_called_again() -> None:
 # --- retry ----------------------------------------------------------------------------------------
 
 
+def test_what_is_abandoned_is_awaited_whatever_becomes_of_it() -> None:
+    target = FakeTarget([None, Unreachable("away"), Rejected("bad"), StopError("gone", code="X")])
+    write = writer(target)
+    for number in (1, 2, 3, 4):
+        write.write(points([number]))
+    write.abandon()
+    assert target.events[4:] == ["settle 1", "settle 2", "settle 3", "settle 4"]
+    write.drain()
+    assert (write.written, len(target.events)) == (0, 8)
+
+
 def test_an_outage_sends_the_same_bytes_again_after_a_wait() -> None:
     target = FakeTarget(script=[Unreachable("gone"), Unreachable("gone")])
     write = writer(target)
