@@ -14,7 +14,9 @@ _WHAT, _SEARCH, _REPORT, _REPAIR = "What to compare", "Searches", "Report", "Rep
 
 TableName = Annotated[
     str | None,
-    typer.Argument(help="A table of the configuration, or pinecone:INDEX. Default: all.", metavar="TABLE"),
+    typer.Argument(
+        help="A table of the configuration, or pinecone:INDEX. Default: all.", metavar="TABLE"
+    ),
 ]
 Sample = Annotated[
     str | None,

@@ -25,7 +25,7 @@ from bridge.postgres.verify_reads import Part
 from verify.digests import Buckets
 from verify.report import Findings
 
-_VERSION = 1
+_VERSION = 2
 Bounds = tuple[tuple[str, ...], ...]
 
 
@@ -39,11 +39,16 @@ class Saved:
     done: dict[int, int] = field(default_factory=dict)
 
 
-def fingerprint(mapping: TableMapping, part: Part) -> str:
-    """What a file must be of, for a comparison to go on with it."""
-    parts = (_VERSION, mapping.table.oid, mapping.collection, mapping.key, mapping.id_rule,
-             mapping.selection, mapping.payload, mapping.vectors, mapping.omit_nulls,
-             dict(mapping.where), part)  # fmt: skip
+def fingerprint(
+    mapping: TableMapping, part: Part, *, source: str, target: str, exact_vectors: bool
+) -> str:
+    """What a file must be of, for a comparison to go on with it. `source` and `target` tell the two
+    databases: what was found in one Qdrant says nothing of another."""
+    parts = (
+        (_VERSION, source, target, exact_vectors),
+        (mapping.table.oid, mapping.collection, mapping.key, mapping.id_rule, mapping.selection),
+        (mapping.payload, mapping.vectors, mapping.omit_nulls, dict(mapping.where), part),
+    )
     return sha256(repr(parts).encode()).hexdigest()
 
 

@@ -29,6 +29,7 @@ from bridge.postgres.verify_reads import Part, RowLooks, key_texts, read_part
 from bridge.qdrant.channel import Endpoint
 from bridge.qdrant.collections import compare
 from bridge.qdrant.target import Target
+from bridge.redaction import redact_url
 from bridge.retry import Retry
 from verify.chunk import ChunkComparer
 from verify.comparison import Comparer
@@ -142,7 +143,7 @@ class TableComparison:
             return self._result(Saved(bounds=()), source, 0, schema=schema)
         part = self._part(source)
         with self._tools() as tools:
-            file = ProgressFile(self._options.resume, self._label, fingerprint(self._mapping, part))
+            file = ProgressFile(self._options.resume, self._label, self._fingerprint(part))
             saved = file.load() or Saved(bounds=self._bounds())
             self._compare(saved, part, source, tools, file)
             target = self._retry().call(lambda: self._target.count(self._mapping.collection.name))
@@ -157,6 +158,16 @@ class TableComparison:
             sampled=part.fraction < 1.0,
             extras_searched=searched,
             seconds=time.monotonic() - started,
+        )
+
+    def _fingerprint(self, part: Part) -> str:
+        options = self._options
+        return fingerprint(
+            self._mapping,
+            part,
+            source=redact_url(options.postgres_url),
+            target=self._target.label,
+            exact_vectors=options.exact_vectors,
         )
 
     def recheck(

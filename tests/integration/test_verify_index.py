@@ -9,12 +9,14 @@ from unittest import mock
 
 import pytest
 
-from tests.support.command import Outcome, bridge
+from tests.support.command import Outcome, bridge, config_file
 from tests.support.comparison import point_id
+from tests.support.databases import Database
 from tests.support.pinecone_damage import ADDED, FIELDS, damage
 from tests.support.pinecone_faults import Fault, refuse
 from tests.support.pinecone_index import Index
 from tests.support.pinecone_runs import Job, fill, standing
+from tests.support.pinecone_server import KEY
 from tests.support.places import PLACES, Place, ServerPlace, open_place, open_server
 from verify import index as comparison
 from verify import index_extras, index_looks
@@ -258,8 +260,10 @@ def test_what_is_mended_between_two_looks_is_not_reported(place: ServerPlace) ->
         job.run().require()
         kept = index.namespaces[""].records["item-7"]
         index.put("item-7", [9.0] * 8, metadata={"title": "for a moment"})
-        job.server.faults.add("fetch", Fault(before=lambda: index.put_raw("item-7", kept)), nth=2)
+        back = Fault(before=lambda: index.put_raw("item-7", kept))
+        fired = job.server.faults.add("fetch", back, nth=2)
         assert verify(job).require().report["equal"] is True
+        assert fired.is_set()
 
 
 def test_limits_and_outages_are_waited_for(place: ServerPlace) -> None:
@@ -267,9 +271,10 @@ def test_limits_and_outages_are_waited_for(place: ServerPlace) -> None:
     fill(index, 600)
     with standing(index, place) as job:
         job.run().require()
-        job.server.faults.add("fetch", refuse(429, retry_after=0.05), nth=2, times=2)
-        job.server.faults.add("list", refuse(503), nth=2)
+        limited = job.server.faults.add("fetch", refuse(429, retry_after=0.05), nth=2, times=2)
+        away = job.server.faults.add("list", refuse(503), nth=2)
         assert verify(job).require().table["compared"] == 600
+        assert limited.is_set() and away.is_set()
 
 
 def test_a_listing_that_begins_again_counts_no_record_twice(place: ServerPlace) -> None:
@@ -278,8 +283,10 @@ def test_a_listing_that_begins_again_counts_no_record_twice(place: ServerPlace) 
     with standing(index, place) as job:
         job.run().require()
         damage(job, ("item-0",), "stale")
-        job.server.faults.add("list", Fault(before=index.expire_tokens), nth=5)
-        table = found(job)
+        fired = job.server.faults.add("list", Fault(before=index.expire_tokens), nth=7)
+        # One fetch at a time: some batches are counted by then.
+        table = found(job, "--migration.num-workers", "1")
+        assert fired.is_set()
     assert (table["compared"], counts(table)) == (900, {"altered": 1})
 
 
@@ -310,6 +317,43 @@ def test_an_index_that_was_not_copied_here_is_refused(place: ServerPlace) -> Non
     with standing(index, place) as job:
         assert "was not copied" in verify(job).require(2).err
     assert not place.exists(job.name)
+
+
+# --- beside tables ------------------------------------------------------------------------------
+
+
+def test_an_index_is_compared_beside_tables_until_they_go_on_with_it(
+    place: ServerPlace, database: Database, tmp_path: Path
+) -> None:
+    index = Index()
+    fill(index, 20)
+    database.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, v vector(3))")
+    database.execute("INSERT INTO docs SELECT i, 'doc', '[1,2,3]' FROM generate_series(1, 5) i")
+    with standing(index, place) as job:
+        settings = {
+            "pipeline": job.name,
+            "postgres": {"url": database.url},
+            "pinecone": {
+                "index": "products", "service_host": job.server.url, "api_key": KEY,
+                "collection": job.name,
+            },
+            "qdrant": {"url": place.url},
+            "tables": {"public.docs": {"collection": place.name("docs")}},
+        }  # fmt: skip
+        both = ("--config", config_file(tmp_path, settings))
+        bridge("backfill", "pinecone", *both).require()
+        bridge("backfill", "pgvector", *both).require()
+        report = bridge("verify", *both, "--json").require().report
+        assert {name: one["compared"] for name, one in report["tables"].items()} == {
+            "public.docs": 5, "pinecone:products": 20,
+        }  # fmt: skip
+        report = bridge("verify", "pinecone:products", *both, "--json").require().report
+        assert list(report["tables"]) == ["pinecone:products"]
+        report = bridge("verify", "public.docs", *both, "--json").require().report
+        assert list(report["tables"]) == ["public.docs"]
+        owner_changed(job, place, lambda owner: owner.update(table="public.docs"))
+        report = bridge("verify", *both, "--json").require().report
+        assert list(report["tables"]) == ["public.docs"]
 
 
 # --- what is not removed, and not written -------------------------------------------------------

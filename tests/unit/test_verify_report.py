@@ -11,6 +11,7 @@ import pytest
 from bridge.config_tables import TableSettings
 from bridge.errors import UsageError
 from bridge.map_table import map_table
+from bridge.mapping import TableMapping
 from bridge.postgres.verify_reads import Part
 from cli.verify_options import parse_queries, parse_sample
 from cli.verify_progress import Lines, Tally, line_of
@@ -124,8 +125,20 @@ def test_a_file_is_put_in_place_whole(tmp_path: Path) -> None:
 def test_progress_is_gone_on_with_only_by_the_same_comparison(tmp_path: Path) -> None:
     docs = map_table(table(id="int4", v=("vector", 3)), TableSettings())
     other = map_table(table(id="int4", title="text", v=("vector", 3)), TableSettings())
-    print_of = fingerprint(docs, Part())
-    assert len({print_of, fingerprint(other, Part()), fingerprint(docs, Part(seed=1))}) == 3
+
+    def printed(mapping: TableMapping, part: Part, **more: Any) -> str:
+        usual: dict[str, Any] = {"source": "db/app", "target": "a:6334", "exact_vectors": False}
+        return fingerprint(mapping, part, **(usual | more))
+
+    print_of = printed(docs, Part())
+    others = [
+        printed(other, Part()),
+        printed(docs, Part(seed=1)),
+        printed(docs, Part(), target="http://b:6334"),
+        printed(docs, Part(), source="postgresql://db/other"),
+        printed(docs, Part(), exact_vectors=True),
+    ]
+    assert len({print_of, *others}) == 6
     file = ProgressFile(tmp_path / "progress", "public.docs", print_of)
     assert file.load() is None
     saved = Saved(bounds=(("5",), ("9",)), findings=findings(), done={0: 5, 2: 4})
