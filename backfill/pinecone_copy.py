@@ -24,7 +24,7 @@ from backfill.pinecone_reader import CopyOptions, Reader
 from backfill.pinecone_sink import Sink, vector_bytes
 from backfill.pinecone_state import NamespaceProgress
 from backfill.pinecone_threads import Crew, Line
-from bridge.errors import BridgeError, StopError
+from bridge.errors import BridgeError, StopError, Unreachable
 from bridge.failpoints import failpoint
 from bridge.pinecone.errors import TokenRefused
 from bridge.pinecone.mapping import PineconeMapping
@@ -38,6 +38,8 @@ from bridge.qdrant.target import Target
 from bridge.retry import Retry
 
 _JOIN_SECONDS = 2.0
+_REFUSED_IN_VAIN = 3
+"""A token expires in hours; one that is refused again and again at one page never was good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +130,13 @@ class NamespaceCopy:
     def _list_one(self, namespace: str) -> None:
         ledger = self._ledgers[namespace]
         cursor, stay, generation = ledger.progress.cursor, ledger.progress.present_stay, 0
+        furthest = in_vain = 0
         while True:
+            reached = 0
             try:
                 listed = batches(partial(self._reader.page, namespace), cursor)
                 for number, batch in enumerate(listed):
+                    reached = number + 1
                     ledger.ahead.acquire()
                     self._work.put(
                         Work(
@@ -144,6 +149,15 @@ class NamespaceCopy:
                     )
                 return
             except TokenRefused:
+                in_vain = 0 if reached > furthest else in_vain + 1
+                furthest = max(furthest, reached)
+                if in_vain >= _REFUSED_IN_VAIN:
+                    raise Unreachable(
+                        f"Pinecone refuses the page tokens that it gave itself, {in_vain} times in "
+                        "a row at the same page",
+                        table=namespace or "(default namespace)",
+                        hint="is there a proxy in between that changes URLs? what is copied is kept",
+                    ) from None
                 generation += 1
                 cursor, stay = START, self._present_may_stay
                 self._results.put(_BeganAgain(namespace=namespace, generation=generation))

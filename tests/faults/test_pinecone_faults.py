@@ -391,6 +391,16 @@ def test_a_token_that_expires_under_way_does_so_too(place: ServerPlace) -> None:
     assert report["totals"]["records"] == len(index)
 
 
+def test_a_token_that_is_refused_whenever_it_is_given_ends_it(place: ServerPlace) -> None:
+    """A proxy that spoils URLs: to begin again for ever would only cost read units."""
+    index = _index(3000)
+    with standing(index, place) as job:
+        job.server.faults.add("list", first(index.expire_tokens), nth=9, times=1000)
+        outcome = job.run().require(4)
+    assert "page tokens that it gave itself" in outcome.err
+    assert "proxy" in outcome.err
+
+
 def test_a_second_run_beside_the_first_is_refused(place: ServerPlace) -> None:
     index = _index(400)
     release = threading.Event()
