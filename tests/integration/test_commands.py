@@ -463,6 +463,7 @@ def test_status_before_during_and_after_a_backfill(
             }
         },
         "dead_letters": 0,
+        "requests": [],
         "stop": None,
     }
     assert "backfill complete" in ok("status", *here).out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import stat
@@ -414,6 +415,10 @@ def test_a_holder_that_ends_in_the_middle_is_unreachable(directory: Path, reply:
 def test_a_connection_that_ended_while_nothing_was_asked_is_made_anew(directory: Path) -> None:
     with fake_server(directory, WHOLE, WHOLE), client_of(directory) as client:
         assert client.count("docs") == 250
+        # What is looked at before a request: whether the other side has ended by now.
+        connection = client._line._connection
+        assert connection is not None
+        select.select([connection], [], [], 30)
         assert client.count("docs") == 250
 
 
