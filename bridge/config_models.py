@@ -217,7 +217,7 @@ class KafkaSettings(Section):
     never_truncated: bool = False
     """The tables are never truncated, so that it does not matter if the topics do not tell of it."""
     connect_url: str | None = Field(default=None, min_length=1)
-    """Kafka Connect's REST interface, to look at the connector."""
+    """Kafka Connect's REST interface, to look at the connector; without a user or a password."""
     connector: str | None = Field(default=None, min_length=1)
     """The connector's name there."""
     modes: KafkaModes | None = None
@@ -240,6 +240,17 @@ class KafkaSettings(Section):
     """Its private key, PEM."""
     session_timeout_seconds: int = Field(strict=True, default=45, ge=6, le=1800)
     """So long a process may be silent before its partitions go to others."""
+
+    @field_validator("connect_url")
+    @classmethod
+    def _connect_url_has_no_secret(cls, url: str | None) -> str | None:
+        # What is refused here is not shown: `config` prints the setting as it is.
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise ValueError(
+                "it has a user or a password in it; leave them out, and let the network or a proxy "
+                "decide who may ask, or give kafka.modes instead"
+            )
+        return url
 
     @field_validator("topics")
     @classmethod

@@ -51,13 +51,15 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaState:
-    """The pipeline's record. `copied`: whether the rows that were there came directly from Postgres."""
+    """The pipeline's record. `copied`: whether the rows that were there came directly from Postgres.
+    `system_id`: which cluster rows are read from; None until one has been asked."""
 
     group: str
     topics: Mapping[str, TopicState]
     copied: bool
     phase: Phase
     stop: StopNote | None = None
+    system_id: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """As it is stored."""
@@ -78,6 +80,7 @@ class KafkaState:
             copied=record["copied"],
             phase=record["phase"],
             stop=None if stop is None else StopNote(**stop),
+            system_id=record.get("system_id"),
         )
 
 

@@ -113,7 +113,8 @@ class KafkaDaemon:
             self._log("stop_not_recorded", reason=second.message)
 
     def _save_state(self, stop: StopNote | None) -> None:
-        self.state = replace(self.state, stop=stop)
+        # Another process may have added which cluster it is.
+        self.state = replace(read_kafka(self._store) or self.state, stop=stop)
         self._store.put("stream", RECORD_NAME, self.state.to_record())
 
     def _one_session(self) -> None:

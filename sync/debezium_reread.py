@@ -3,7 +3,8 @@
 A null vector is NULL, or unchanged TOAST, and only Postgres knows which (facts in docs/debezium.md); so
 whatever a message leaves open comes from the row, in batches by key. The row is read when the message's
 transaction is visible; where the message does not tell its transaction, when every one that was under
-way has ended. A row that is gone is passed over: its delete, or the change of its key, follows.
+way has ended. A row that is gone is passed over: its delete, or the change of its key, follows; but a
+table that was dropped stops, since nothing follows for its rows.
 
 Without Postgres such a change is a dead letter, or the end, by choice: never a guess.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from bridge.errors import StopError
 from bridge.events import UNCHANGED
@@ -23,10 +24,13 @@ from bridge.postgres import identities
 from bridge.postgres.connection import Connection, connect
 from bridge.retry import Retry
 from sync.apply import Found, Source
+from sync.debezium_sweep import table_gone
 from sync.debezium_window import SEEN, UNKNOWN
 from sync.source import RereadSource
 from sync.tables import StreamTable
 from sync.window import Changed, TableWindow
+
+T = TypeVar("T")
 
 KEYS_AT_ONCE = 1000
 WithoutPostgres = Literal["stop", "dead_letter"]
@@ -35,10 +39,18 @@ WithoutPostgres = Literal["stop", "dead_letter"]
 class VisibleSource:
     """`RereadSource` for transactions that may be unknown."""
 
-    def __init__(self, url: str, *, allow_plaintext: bool, wait: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        allow_plaintext: bool,
+        wait: Callable[[float], None],
+        check: Callable[[Connection], None] = lambda connection: None,
+    ) -> None:
         self._url = url
         self._allow_plaintext = allow_plaintext
-        self._rows = RereadSource(url, allow_plaintext=allow_plaintext, wait=wait)
+        self._check = check
+        self._rows = RereadSource(url, allow_plaintext=allow_plaintext, wait=wait, check=check)
         self._looks: Connection | None = None
 
     def read(
@@ -51,14 +63,18 @@ class VisibleSource:
         """As `apply.Source` has it."""
         awaited = {xid for xid in xids if xid not in (SEEN, UNKNOWN)}
         if UNKNOWN in xids:
-            awaited |= self._in_progress()
-        return self._rows.read(table, fields, keys, awaited)
+            awaited |= self._look(identities.in_progress)
+        found = self._rows.read(table, fields, keys, awaited)
+        if not found.rows and self._look(partial(_dropped, oid=table.relation.oid)):
+            raise table_gone(table.relation.label)
+        return found
 
-    def _in_progress(self) -> set[int]:
+    def _look(self, look: Callable[[Connection], T]) -> T:
         try:
             if self._looks is None:
                 self._looks = connect(self._url, allow_plaintext=self._allow_plaintext)
-            return identities.in_progress(self._looks)
+                self._check(self._looks)
+            return look(self._looks)
         except BaseException:
             self._close_looks()
             raise
@@ -72,6 +88,10 @@ class VisibleSource:
         """Close the connections."""
         self._rows.close()
         self._close_looks()
+
+
+def _dropped(connection: Connection, oid: int) -> bool:
+    return identities.replica_identity(connection, oid) == ""
 
 
 class NoSource:

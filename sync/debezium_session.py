@@ -23,8 +23,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from bridge.config_tables import TableSettings
 from bridge.errors import Unreachable
@@ -42,6 +42,7 @@ from sync.debezium_truncate import Truncates
 from sync.debezium_window import Collector, KafkaWindow
 from sync.debezium_writer import WindowWriter, Written
 from sync.kafka import Consumer, KafkaPlace, Membership, NotOwner, Rebalance
+from sync.kafka_claim import Owned, claim
 from sync.kafka_offsets import Held, start_offset
 from sync.kafka_partition import Partition
 from sync.letters import Letters
@@ -50,23 +51,6 @@ REVOKE_SECONDS = 20.0
 REFRESH_SECONDS = 5.0
 POLL_SECONDS = 0.1
 WINDOWS_AHEAD = 2
-
-
-@dataclass(slots=True)
-class Owned:
-    """A partition of ours. Everything before `offset` is durable."""
-
-    state: PartitionState
-    catch_up_to: int
-    saved_at: float
-    dirty: bool = True
-
-    def advance(self, offset: int, changed_at_ms: int) -> None:
-        """A window that ends there is durable."""
-        self.state = replace(self.state, offset=offset, changed_at_ms=changed_at_ms)
-        if self.state.phase == "catching_up" and offset >= self.catch_up_to:
-            self.state = replace(self.state, phase="streaming")
-        self.dirty = True
 
 
 class Process(Protocol):
@@ -186,6 +170,7 @@ class Session(Rebalance):
                 options.postgres_url,
                 allow_plaintext=options.allow_plaintext,
                 wait=self._process.wait,
+                check=tables.cluster.require,
             )
         stack.callback(source.close)
         letters = Letters(
@@ -207,7 +192,9 @@ class Session(Rebalance):
                 allow_plaintext=options.allow_plaintext,
                 ends_of=self._ends_of,
                 partitions={name: topic.partitions for name, topic in self._topics.items()},
-                write=writer.write,
+                topics_of=topics_of,
+                insert=writer.insert,
+                check=tables.cluster.require,
                 tell=self._process.tell,
             )
 
@@ -300,11 +287,13 @@ class Session(Rebalance):
                 wait([self._flying[0][1]], timeout=0.5)
             self._pump()
             if self._queue:
-                if not paused:
-                    consumer.pause(self._owned)
-                    paused = True
-                # Serves the group; a rebalance may let something through.
-                records = consumer.poll(0.0)
+                # Those that have just come too.
+                consumer.pause(self._owned)
+                paused = True
+                # Serves the group, for which the client needs time: with none it never joins again, and
+                # the writing thread waits for ever to hear of the group. A rebalance may let
+                # something through.
+                records = consumer.poll(POLL_SECONDS)
                 self._start_assigned()
                 self._collect(records)
                 self._save_if_due()
@@ -361,8 +350,8 @@ class Session(Rebalance):
             self._settling.result()
             self._settling = None
             return
-        several = any(topic.partitions > 1 for topic in self._topics.values())
-        if several and self._owned and self._saved_at != self._settled_at and not self._flying:
+        idle = not self._flying and self._saved_at != self._settled_at
+        if idle and self._owned and self._writer.truncates.may_wait():
             self._settled_at = self._saved_at
             try:
                 partitions = read_partitions(self._store)
@@ -388,6 +377,8 @@ class Session(Rebalance):
         for partition in waiting:
             held = Held(begin=begins[partition], end=ends[partition])
             self._owned[partition] = self._claim(partition, held)
+        if self._process.letters is not None:
+            self._process.letters.look_again()
         for partition in waiting:
             consumer.start(partition, self._owned[partition].state.offset)
         self._process.connected = True
@@ -422,7 +413,7 @@ class Session(Rebalance):
             )
         # Until the first window is saved, what is known to be durable stays known.
         durable = state if recorded is None else replace(state, offset=recorded.offset)
-        self._store.put("stream", state.name, durable.to_record())
+        claim(self._store, durable, recorded)
         return Owned(state, held.end, self._clock())
 
     def revoked(self, partitions: list[Partition]) -> None:
@@ -453,21 +444,34 @@ class Session(Rebalance):
         """Whether all that was collected is durable, within this time."""
         deadline = self._clock() + seconds
         self._queue.extend(self._collector.flush())
-        while self._queue or self._flying:
+        while self._queue or self._under_way():
             if self._clock() >= deadline:
                 return False
             self._pump()
-            if self._flying:
-                wait([self._flying[0][1]], timeout=max(0.0, min(0.1, deadline - self._clock())))
+            wait(self._under_way()[:1], timeout=max(0.0, min(0.1, deadline - self._clock())))
             self._reap()
+        self._forget_settling()
         return True
+
+    def _forget_settling(self) -> None:
+        """It has ended. Where it could not go on, it is done again by whoever has the partition."""
+        settling, self._settling = self._settling, None
+        error = None if settling is None else settling.exception()
+        if error is not None and not isinstance(error, Unreachable):
+            raise error
+
+    def _under_way(self) -> list[Future[Any]]:
+        """What the writing thread has not done yet; looking for what truncates left included."""
+        settling = [] if self._settling is None else [self._settling]
+        flying = [future for _window, future in self._flying]
+        return flying + [future for future in settling if not future.done()]
 
     def _abandon_all(self) -> None:
         """Returns when nothing is under way any more."""
         self._process.abandon(True)
         self._queue.clear()
         self._collector.drop()
-        wait([future for _window, future in self._flying])
+        wait(self._under_way())
         while self._flying:
             window, future = self._flying.popleft()
             error = future.exception()
@@ -475,6 +479,7 @@ class Session(Rebalance):
                 self._advance(window, future.result())
             elif not isinstance(error, Unreachable):
                 raise error
+        self._forget_settling()
         self._process.abandon(False)
 
     def _rewind(self, partitions: list[Partition]) -> None:

@@ -28,6 +28,7 @@ from bridge.recorded_schema import RecordedSchema
 from bridge.schema import Column, Table
 from sync.checks import SourceChecks
 from sync.debezium import Happened
+from sync.debezium_cluster import Cluster
 from sync.debezium_modes import Modes
 from sync.debezium_rows import TableRows
 
@@ -43,7 +44,8 @@ class _Followed:
     rows: TableRows
     columns: Columns
     full: bool
-    ignored: set[str] = field(default_factory=set)
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Fields without a column, and up to which position in the log that is known."""
     places: set[tuple[str | None, str | None]] = field(default_factory=set)
 
 
@@ -76,6 +78,7 @@ class TopicTables:
         self._checks: SourceChecks | None = None
         self._followed: dict[str, _Followed] = {}
         self._looked_at = clock()
+        self.cluster = Cluster(store)
 
     def open(self) -> None:
         """Read the catalog; the tables are then as they are now."""
@@ -86,6 +89,7 @@ class TopicTables:
             return
         self.close()
         self._connection = connect(self._url, allow_plaintext=self._allow_plaintext)
+        self.cluster.require(self._connection)
         # It owns its connection.
         self._checks = SourceChecks(
             connect(self._url, allow_plaintext=self._allow_plaintext),
@@ -114,8 +118,8 @@ class TopicTables:
         followed = self._followed[self._topics[topic]]
         if told.table_name is not None:
             self._require_table(topic, followed, told)
-        unknown = followed.rows.unknown_fields(told) - followed.ignored
-        if unknown:
+        unknown = followed.rows.unknown_fields(told)
+        if unknown and not all(_is_ignored(followed, name, told) for name in unknown):
             followed = self._learn(followed, unknown)
         return followed.rows
 
@@ -177,15 +181,18 @@ class TopicTables:
                 table=followed.rows.table.relation.label,
                 hint="start once with postgres.url, or leave them out with column.exclude.list",
             )
+        # Before the catalog is read: a column that is made afterwards lies behind it in the log.
+        position = identities.insert_position(self._connection).value
         now = self._refresh(followed)
         left = unknown - now.rows.names
-        now.ignored |= left
-        if left:
+        fresh = left - now.ignored.keys()
+        now.ignored.update(dict.fromkeys(left, position))
+        if fresh:
             # Dropped or renamed since the message was written.
             self._tell(
                 "columns_passed_over",
                 table=now.rows.table.relation.label,
-                columns=", ".join(sorted(left)),
+                columns=", ".join(sorted(fresh)),
             )
         return now
 
@@ -286,6 +293,12 @@ class TopicTables:
             if dimension is not None:
                 dimensions[column.name] = dimension
         return dimensions
+
+
+def _is_ignored(followed: _Followed, name: str, told: Happened) -> bool:
+    """Whether the field is known to have no column; one of that name may have been made since."""
+    upto = followed.ignored.get(name)
+    return upto is not None and (told.lsn is None or told.lsn < upto)
 
 
 def _identities(columns: tuple[Column, ...]) -> dict[str, tuple[int, int]]:

@@ -5,7 +5,8 @@ over from the ones before it: what it does not tell was not told by them for sur
 in one partition, so its messages come in order; a window may hold any number of partitions.
 
 A truncate is a barrier: it ends the window before it and is alone in its own. A message that cannot be
-read becomes a dead letter, under its row's key if that much can be read, else under its own place.
+read becomes a dead letter, under its row's key if that much can be read, else under its own place. A
+window's dead letters lie before its changes, so one about a row that the window has ends the window.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bridge.errors import Unstorable
 from bridge.plan import DeadLetter
 from bridge.point_ids import PointId
 from bridge.positions import KafkaPosition
+from bridge.schema import Table
 from sync.debezium import Happened, Reader, Record, Unreadable
 from sync.debezium_rows import TableRows
 from sync.kafka_partition import Partition
@@ -45,11 +47,12 @@ class Tables(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emptied:
-    """A table was truncated, by the message at this place."""
+    """A table was truncated, by the message at this place; `whole`: not just one of its partitions."""
 
     label: str
     partition: Partition
     lsn: int | None
+    whole: bool = True
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class Collector:
             if told is not None:
                 self._change(record, told)
         except Unreadable as flaw:
-            self._window.letters.append(self._letter(record, told, str(flaw)))
+            self._set_aside(record, told, str(flaw))
         window = self._window
         window.offsets[partition] = record.offset + 1
         window.changed_at_ms[partition] = told.changed_at_ms if told else record.timestamp_ms
@@ -144,11 +147,16 @@ class Collector:
             self._window = KafkaWindow(self._clock())
 
     def _truncate(self, record: Record, partition: Partition, told: Happened) -> None:
-        label = self._tables.rows(record.topic, told).table.relation.label
+        table = self._tables.rows(record.topic, told).table
         self._close()
         window = self._window
         window.opened_at = self._clock()
-        window.emptied = Emptied(label=label, partition=partition, lsn=told.lsn)
+        window.emptied = Emptied(
+            label=table.relation.label,
+            partition=partition,
+            lsn=told.lsn,
+            whole=_is_whole(table.mapping.table, told),
+        )
         window.offsets[partition] = record.offset + 1
         window.changed_at_ms[partition] = told.changed_at_ms
         self._close()
@@ -179,20 +187,34 @@ class Collector:
         if told.lsn is not None:
             self._window.lsns.setdefault(label, {})[identity] = told.lsn
 
-    def _letter(self, record: Record, told: Happened | None, reason: str) -> DeadLetter:
-        """Named by its row if the key can be read, so that the row's next change supersedes it."""
+    def _set_aside(self, record: Record, told: Happened | None, reason: str) -> None:
+        """A letter named by its row if the key can be read, so that the row's next change supersedes
+        it, and not an earlier one."""
         place = KafkaPosition(topic=record.topic, partition=record.partition, offset=record.offset)
-        rows = self._tables.table(record.topic)
-        label = rows.table.relation.label
-        key = str(place)
-        found = told or self._key_alone(record)
-        if found is not None:
+        table = self._tables.table(record.topic).table
+        label, key = table.relation.label, str(place)
+        row = self._key_row(record, told)
+        if row is not None:
             try:
-                row: Row = rows.key(found)
-                key = rows.table.letter_key(row)
-            except (Unreadable, Unstorable):
+                key, identity = table.letter_key(row), table.id_of(row)
+            except Unstorable:
                 pass
-        return DeadLetter(table=label, key=key, reason=reason, position=str(place))
+            else:
+                changes = self._window.tables.get(label)
+                if changes is not None and identity in changes.states:
+                    self._close()
+        self._window.letters.append(
+            DeadLetter(table=label, key=key, reason=reason, position=str(place))
+        )
+
+    def _key_row(self, record: Record, told: Happened | None) -> Row | None:
+        found = told or self._key_alone(record)
+        if found is None:
+            return None
+        try:
+            return self._tables.table(record.topic).key(found)
+        except (Unreadable, Unstorable):
+            return None
 
     def _key_alone(self, record: Record) -> Happened | None:
         try:
@@ -204,6 +226,13 @@ class Collector:
 def _same_layout(changes: TableWindow, table: StreamTable) -> bool:
     state = next(iter(changes.states.values()), None)
     return state is None or state.table is table
+
+
+def _is_whole(table: Table, told: Happened) -> bool:
+    """Whether all of the table was emptied. Of a partitioned one, only its own name says so."""
+    if not table.partitions or told.table_name is None:
+        return not table.partitions
+    return (told.schema_name or table.schema, told.table_name) == (table.schema, table.name)
 
 
 def _xid(told: Happened) -> int:

@@ -11,23 +11,27 @@ before, its offsets may be committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from bridge.errors import StopError
+from bridge.events import Read
 from bridge.failpoints import failpoint
 from bridge.mapping import TableMapping
 from bridge.qdrant.collections import compare
 from bridge.qdrant.target import Target
+from bridge.qdrant.wire import encode_upsert
 from bridge.retry import Retry
 from bridge.stream_state import TableCounts
+from bridge.writer import Writer
 from sync.apply import Applier
 from sync.debezium_reread import NoSource, VisibleSource, WithoutPostgres, fill
 from sync.debezium_truncate import Truncates
 from sync.debezium_window import KafkaWindow
 from sync.letters import Letters
+from sync.tables import Row, StreamTable, binary_vectors, known
 from sync.window import Changed, TableWindow
 
 
@@ -69,18 +73,18 @@ class WindowWriter:
         self._tables = tables
         self._topics_of = topics_of
         self._without_postgres = without_postgres
+        self._ordering = ordering
         self._applier = Applier(target, source, retry=retry, ordering=ordering)
         self.truncates = truncates(self)
 
     def apply(self, window: KafkaWindow) -> Written:
         """Write a window."""
         written = Written()
+        self._letters.refresh()
         for letter in window.letters:
             self._letters.settle(letter.table, [letter], ())
-        if window.emptied is not None:
-            label = window.emptied.label
-            self.truncates.empty(window.emptied)
-            self._letters.forget_rows(label)
+        if window.emptied is not None and self.truncates.empty(window.emptied):
+            self._letters.forget_rows(window.emptied.label)
         position = _position(window)
         for label, changes in window.tables.items():
             before = self.truncates.before(label, self._topics_of[label])
@@ -91,9 +95,25 @@ class WindowWriter:
         failpoint("sync.after_flush")
         return written
 
-    def write(self, label: str, changes: TableWindow) -> None:
-        """Write rows that did not come in a window."""
-        self._write(label, changes, "", Written())
+    def insert(self, table: StreamTable, rows: Sequence[Row]) -> None:
+        """Write rows whose points were removed; points that somebody has written since stay."""
+        mapping = table.mapping
+        read = Read(
+            table=mapping.table.label,
+            rows=[binary_vectors(table, known(row)) for row in rows],
+            position="",
+        )
+        points, letters = table.layout.points(read)
+        encode = partial(
+            encode_upsert, mapping.collection.name, ordering=self._ordering, mode="insert_only"
+        )
+        writer = Writer(encode=encode, send=self._target.send, retry=self._retry)
+        writer.write(points)
+        writer.drain()
+        keys = {table.id_of(row): table.key_texts(row) for row in rows}
+        for item in writer.take_refused():
+            letters.append(mapping.dead_letter(keys[item.point.id], item.reason, ""))
+        self._letters.settle(mapping.table.label, letters, ())
         self._target.flush()
 
     def require_collection(self, label: str) -> None:

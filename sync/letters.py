@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,7 +29,25 @@ class Letters:
         self._retry = retry
         self._limit = limit
         self._tell = tell
-        self._names = {name for name, _record in store.records("dead_letter")}
+        self._stale = threading.Event()
+        self._names = self._load()
+
+    def _load(self) -> set[str]:
+        return {name for name, _record in self._store.records("dead_letter")}
+
+    def look_again(self) -> None:
+        """Others may have set rows aside that are ours from now on; may be called from any thread."""
+        self._stale.set()
+
+    def refresh(self) -> None:
+        """Load the names again, if they were to be looked at again."""
+        if self._stale.is_set():
+            self._stale.clear()
+            try:
+                self._names = self._retry.call(self._load)
+            except BaseException:
+                self._stale.set()
+                raise
 
     def __len__(self) -> int:
         return len(self._names)

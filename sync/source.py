@@ -14,12 +14,20 @@ from sync.tables import Row, StreamTable
 
 
 class RereadSource:
-    """Opens its connection at the first use, and again after it broke."""
+    """Opens its connection at the first use, and again after it broke; `check` looks at each."""
 
-    def __init__(self, url: str, *, allow_plaintext: bool, wait: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        allow_plaintext: bool,
+        wait: Callable[[float], None],
+        check: Callable[[Connection], None] = lambda connection: None,
+    ) -> None:
         self._url = url
         self._allow_plaintext = allow_plaintext
         self._wait = wait
+        self._check = check
         self._connection: Connection | None = None
         self._lock = threading.Lock()
 
@@ -34,10 +42,13 @@ class RereadSource:
         wanted = sorted({*fields, *table.key_fields})
         selection = [table.layout.selection[index] for index in wanted]
         with self._lock:
+            fresh = self._connection is None
             if self._connection is None:
                 self._connection = connect(self._url, allow_plaintext=self._allow_plaintext)
                 scan.prepare(self._connection)
             try:
+                if fresh:
+                    self._check(self._connection)
                 read = read_visible(
                     self._connection,
                     table.mapping.table,

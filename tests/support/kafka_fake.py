@@ -43,6 +43,9 @@ class MemoryRecords:
     def put(self, kind: str, name: str, record: Any) -> None:
         self.kept[kind, name] = record
 
+    def put_new(self, kind: str, name: str, record: Any) -> Any:
+        return self.kept.setdefault((kind, name), record)
+
     def put_if(self, kind: str, name: str, record: Any, *, matching: Mapping[str, str]) -> Any:
         stored = self.get(kind, name)
         if stored is not None and all(stored[k] == v for k, v in matching.items()):
@@ -112,6 +115,12 @@ class FakeBroker:
         with self.changed:
             assert self.changed.wait_for(lambda: line in self.log, PATIENCE_SECONDS), self.log
 
+    def await_count(self, line: str, count: int) -> None:
+        """Return once the member has done this so often."""
+        with self.changed:
+            done = self.changed.wait_for(lambda: self.log.count(line) >= count, PATIENCE_SECONDS)
+            assert done, self.log
+
     def note(self, line: str) -> None:
         """Something happened."""
         with self.changed:
@@ -154,6 +163,10 @@ class FakeConsumer:
     def start(self, partition: Partition, offset: int) -> None:
         self._places[partition] = offset
         self._broker.note(f"start {partition.number}@{offset}")
+
+    def place(self, number: int) -> int | None:
+        """Where the partition is fetched from next."""
+        return next((at for one, at in self._places.items() if one.number == number), None)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         self._paused |= set(partitions)

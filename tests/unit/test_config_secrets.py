@@ -98,6 +98,9 @@ def test_no_secret_in_anything_that_is_shown(place: Workplace) -> None:
         f"qdrant: {{api_key: {CANARY}, url: x}}",
         f"qdrant: {{api_key: '{CANARY}'}}\npassword: {CANARY}",
         f"qdrant: {CANARY}",
+        "tables: {public.docs: {}}\nsync: {source: debezium}\n"
+        "kafka: {bootstrap_servers: 'k:9092', topics: {t: public.docs}, "
+        f"connect_url: 'http://u:{CANARY}@h:8083'}}",
     ],
 )
 def test_no_secret_in_a_refusal_nor_in_its_traceback(place: Workplace, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,8 @@ ANSWERS: dict[str, tuple[int, Any]] = {
         },
     ),
     "/connectors/busy/config": (409, {}),
+    "/connectors/long/config": (200, {"a": "b" * 2**20}),
+    "/connectors/odd/config": (200, ["no", "mapping"]),
 }
 
 
@@ -76,3 +79,40 @@ def test_nobody_there_is_asked_again() -> None:
 def test_another_scheme_is_refused() -> None:
     with pytest.raises(UsageError):
         read_connector("file:///etc", "shop")
+
+
+@pytest.mark.parametrize("url", ["http://bridge:hidden@localhost", "http://bridge@localhost"])
+def test_a_url_with_a_user_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_connector(url, "shop")
+    assert "hidden" not in str(caught.value) + caught.value.hint
+    assert "kafka.modes" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["long", "odd"])
+def test_an_answer_that_is_none_of_connects_is_told(url: str, name: str) -> None:
+    with pytest.raises(Unreachable, match="is not Kafka Connect"):
+        read_connector(url, name)
+
+
+def test_a_url_that_cannot_be_asked_keeps_no_cause_that_quotes_it() -> None:
+    with pytest.raises(Unreachable) as caught:
+        read_connector("http://127.0.0.1:1/a b", "shop")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_server_that_speaks_something_else_is_asked_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Unreachable):
+            read_connector(f"http://127.0.0.1:{listening.getsockname()[1]}", "shop")
+        thread.join()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import StopError, Unreachable
-from bridge.kafka_state import read_partitions
+from bridge.kafka_state import PartitionState, read_partitions
 from bridge.point_ids import PointId
 from sync.kafka_partition import Partition
 from tests.support.debezium_messages import envelope
@@ -246,3 +246,95 @@ def test_while_the_state_is_away_the_group_is_not_left(
     away.clear()
     broker.await_log("commit 0@1")
     assert "closed" not in broker.log
+
+
+def test_what_is_assigned_while_writing_is_behind_waits_too(
+    broker: FakeBroker, member: FakeMember
+) -> None:
+    gate = Gate(member)
+    broker.rebalance("assigned", 0)
+    for number in range(40):
+        broker.add(row(number), {"id": number})
+    broker.await_log("pause")
+    for number in range(100, 160):
+        broker.add(row(number), {"id": number}, partition=1)
+    broker.rebalance("assigned", 1)
+    broker.await_log("start 1@0")
+    # A poll with its partition paused, and then some.
+    broker.await_count("pause", broker.log.count("pause") + 3)
+    assert broker.member is not None
+    assert broker.member.place(1) == 0
+    gate.open()
+    broker.await_log("commit 1@60")
+
+
+def test_letters_of_the_process_before_are_superseded(
+    broker: FakeBroker, member: FakeMember
+) -> None:
+    broker.rebalance("assigned", 0)
+    broker.add(row(1), {"id": 1})
+    broker.await_log("commit 0@1")
+    broker.rebalance("revoked", 0)
+    # Another process had the partition meanwhile.
+    letter = {"table": "public.docs", "key": "1", "reason": "r", "position": "p", "at": ""}
+    member.store.put("dead_letter", "public.docs/1", letter)
+    broker.add(row(1), {"id": 1})
+    broker.rebalance("assigned", 0)
+    broker.await_log("commit 0@2")
+    assert not dict(member.store.records("dead_letter"))
+
+
+def test_an_older_good_message_does_not_supersede_a_newer_bad_one(broker: FakeBroker) -> None:
+    broker.add(row(1), {"id": 1})
+    broker.add(b"{", {"id": 1})
+    with FakeMember(broker) as member:
+        broker.rebalance("assigned", 0)
+        broker.await_log("commit 0@2")
+        assert set(dict(member.store.records("dead_letter"))) == {"public.docs/1"}
+        assert 1 in member.target.points
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_partition_that_another_took_meanwhile_is_not_claimed(
+    broker: FakeBroker, known: bool
+) -> None:
+    with FakeMember(broker) as member:
+        name, get = f"partition/{TOPIC}/0", member.store.get
+        other = PartitionState(
+            topic=TOPIC, partition=0, offset=0, end=0, phase="streaming", owner="first"
+        ).to_record()
+        if known:
+            member.store.put("stream", name, other)
+
+        def overtaken(kind: str, wanted: str) -> Any:
+            found = get(kind, wanted)
+            if wanted == name:
+                member.store.get = get  # type: ignore[method-assign]
+                member.store.put("stream", name, {**other, "owner": "another"})
+            return found
+
+        member.store.get = overtaken  # type: ignore[assignment,method-assign]
+        broker.rebalance("assigned", 0)
+        broker.await_log("closed")
+        assert get("stream", name)["owner"] == "another"
+
+
+def test_partitions_are_not_given_up_while_points_are_still_removed_for_them(
+    broker: FakeBroker, member: FakeMember
+) -> None:
+    broker.rebalance("assigned", 0)
+    session, begun = member.daemon._session, threading.Event()
+    assert session is not None
+
+    def sweep() -> None:
+        begun.set()
+        try:
+            while True:
+                member.daemon.wait(0.01)
+        finally:
+            broker.note("swept")
+
+    session._settling = session._executor.submit(sweep)
+    assert begun.wait(PATIENCE_SECONDS)
+    broker.rebalance("revoked", 0)
+    assert broker.log.index("swept") < broker.log.index("revoked [0]")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bridge.errors import StopError
 from bridge.events import UNCHANGED
+from sync.debezium_rows import TableRows
 from sync.debezium_window import SEEN, UNKNOWN, Collector, KafkaWindow
 from sync.kafka_partition import Partition
 from sync.window import Changed, Gone
@@ -150,3 +152,39 @@ def test_a_vector_of_another_dimension_stops_before_its_row() -> None:
         taking.add(record(envelope("c", row(1, v=[1.0, 2.0])), {"id": 1}))
     assert caught.value.code == "SCHEMA_CHANGED"
     assert taking.flush() == []
+
+
+def test_a_letter_about_a_row_of_the_window_ends_it() -> None:
+    taking = collector()
+    taking.add(record(envelope("c", row(1)), {"id": 1}, offset=0))
+    taking.add(record(b"{", {"id": 1}, offset=1))
+    before, after = taking.flush()
+    assert list(before.tables[LABEL].states) == [1]
+    assert not before.letters
+    assert before.offsets == {Partition(TOPIC, 0): 1}
+    assert [letter.key for letter in after.letters] == ["1"]
+    assert after.offsets == {Partition(TOPIC, 0): 2}
+
+
+def test_a_letter_about_another_row_does_not_end_the_window() -> None:
+    taking = collector()
+    taking.add(record(envelope("c", row(1)), {"id": 1}, offset=0))
+    taking.add(record(b"{", {"id": 2}, offset=1))
+    taking.add(record(envelope("c", row(2)), {"id": 2}, offset=2))
+    window = one(taking.flush())
+    assert [letter.key for letter in window.letters] == ["2"]
+    assert list(window.tables[LABEL].states) == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "whole"), [("docs_2023", False), ("docs", True)])
+def test_only_the_tables_own_name_says_that_all_of_it_was_truncated(name: str, whole: bool) -> None:
+    found = rows()
+    mapping = found.table.mapping
+    table = replace(mapping.table, partitions=((11, "public", "docs_2023"),))
+    leafy = TableRows.of(replace(mapping, table=table), found.modes)
+    limits = Limits(operations=9, size_bytes=10**6, seconds=1.0)
+    taking = Collector(limits, OneTable(leafy), clock=lambda: 0.0)
+    taking.add(record(envelope("t", table=name), None))
+    emptied = one(taking.flush()).emptied
+    assert emptied is not None
+    assert emptied.whole is whole
