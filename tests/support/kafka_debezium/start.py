@@ -235,8 +235,10 @@ def start_postgres(stack: Stack, port: int) -> None:
 
 def start_kafka(stack: Stack, classpath: Path, values: dict[str, object]) -> None:
     properties = fill("kafka.properties", stack.directory / "kafka.properties", values)
-    cluster = uuid.uuid4()
-    identity = base64.urlsafe_b64encode(cluster.bytes).decode().rstrip("=")
+    first, *others = uuid.uuid4().bytes
+    # Without its highest bit: an id that began with "-" would be taken for an option.
+    cluster = bytes([first & 0x7F, *others])
+    identity = base64.urlsafe_b64encode(cluster).decode().rstrip("=")
     form = java(
         classpath,
         "128m",
