@@ -13,6 +13,7 @@ from bridge.mapping import TableMapping
 from bridge.plan import DeadLetter
 from bridge.postgres.chunks import KeyRange
 from bridge.qdrant.channel import Endpoint
+from bridge.workers import WorkerLost
 
 BATCH_BYTES = 4 * 1024 * 1024
 """A request stays below what proxies in front of Qdrant commonly allow, whatever the rows' width."""
@@ -78,21 +79,6 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLost:
-    """A worker process died; its chunks are read again by another."""
-
-    pid: int
-    chunks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A worker cannot go on."""
-
-    error: BridgeError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """An Upsert for the parent's embedded target; answered in order."""
 
@@ -106,5 +92,4 @@ class Answer:
     error: BridgeError | None
 
 
-FromWorker = Progress | ChunkCopied | Waiting | Failed | Request
 Event = Progress | ChunkCopied | Waiting | WorkerLost

@@ -1,49 +1,28 @@
-"""The worker processes of a backfill: started, fed with chunks, watched, replaced, stopped.
-
-Each worker has a socket pair of its own, so that one that is killed cannot damage what the others
-share. A worker that dies is replaced and its chunk handed out again; a chunk that takes three workers
-with it stops the run.
-"""
+"""The workers of a backfill (`bridge/workers.py`), and the requests that they hand to the parent."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from collections.abc import Callable
 
-from backfill.messages import Answer, Chunk, ChunkCopied, Event, Failed, Request, Task, WorkerLost
-from bridge.errors import BridgeError, StopError
-
-_DEATHS_ALLOWED = 3
-_STOP_SECONDS = 5.0
-_PACKAGES = Path(__file__).resolve().parent.parent
+from backfill.messages import Answer, Chunk, ChunkCopied, Progress, Request, Task, Waiting
+from bridge.errors import BridgeError
+from bridge.workers import Kind, Workers
 
 Apply = Callable[[bytes], BridgeError | None]
 """Applies an Upsert to the embedded target; its error, or None."""
 
-
-@dataclass(slots=True)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    pipe: Connection
-    lifeline: int
-    chunks: deque[Chunk]
-
-    def close(self) -> None:
-        """Let it end: it notices that the lifeline is cut."""
-        self.pipe.close()
-        os.close(self.lifeline)
+_KIND = Kind(
+    module="backfill.worker",
+    did="copied",
+    done=ChunkCopied,
+    hint="is the machine out of memory? fewer workers need less: --migration.num-workers; a smaller "
+    "--migration.batch-size as well",
+)
 
 
-class Pool:
-    """Runs chunks of one table on `workers` processes. Use it as a context manager."""
+class Pool(Workers[Chunk, Progress | ChunkCopied | Waiting]):
+    """Copies chunks of one table. `held_until`: the descriptor by which workers look whether they may
+    write."""
 
     def __init__(
         self,
@@ -53,125 +32,16 @@ class Pool:
         apply: Apply | None = None,
         held_until: int | None = None,
     ) -> None:
-        """`held_until`: the descriptor by which workers look whether they may write."""
-        self._task = task
-        self._size = workers
-        self._apply = apply
-        self._held_until = held_until
-        self._workers: list[_Worker] = []
-        self._deaths: Counter[int] = Counter()
+        def answer(message: object) -> Answer | None:
+            if not isinstance(message, Request):
+                return None
+            return Answer(error=None if apply is None else apply(message.data))
 
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.stop()
-
-    @property
-    def pids(self) -> list[int]:
-        """The workers that are running."""
-        return [worker.process.pid for worker in self._workers]
-
-    def run(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
-        """Events until every chunk is copied. Raises what a worker failed with."""
-        todo = deque(chunks)
-        while todo or any(worker.chunks for worker in self._workers):
-            self._feed(todo)
-            pipes: list[object] = [worker.pipe for worker in self._workers]
-            for ready in wait(pipes):  # type: ignore[arg-type]
-                worker = next(one for one in self._workers if one.pipe is ready)
-                event = self._take(worker, todo)
-                if event is not None:
-                    yield event
-
-    def stop(self) -> None:
-        """End all workers and wait for them."""
-        for worker in self._workers:
-            worker.close()
-        for worker in self._workers:
-            try:
-                worker.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        self._workers.clear()
-
-    def _feed(self, todo: deque[Chunk]) -> None:
-        """Give every worker a chunk, and one ahead while there are plenty."""
-        while todo and len(self._workers) < self._size:
-            if sum(not worker.chunks for worker in self._workers) >= len(todo):
-                break  # no more workers than there is work
-            self._workers.append(self._start())
-        for ahead in (0, 1):
-            for worker in self._workers:
-                plenty = not ahead or len(todo) >= len(self._workers)
-                if todo and plenty and len(worker.chunks) <= ahead:
-                    self._hand_out(worker, todo.popleft())
-
-    def _hand_out(self, worker: _Worker, chunk: Chunk) -> None:
-        worker.chunks.append(chunk)
-        # If it is dead, reading from it will tell.
-        with contextlib.suppress(OSError):
-            worker.pipe.send(chunk)
-
-    def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        reads, lifeline = os.pipe()
-        path = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
-        inherited = [theirs.fileno(), reads]
-        if self._held_until is not None:
-            inherited.append(self._held_until)
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "backfill.worker", *map(str, inherited)],
-            pass_fds=inherited,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # a Ctrl-C in the terminal is for the parent alone
-        )
-        theirs.close()
-        os.close(reads)
-        worker = _Worker(
-            process=process, pipe=Connection(ours.detach()), lifeline=lifeline, chunks=deque()
-        )
-        with contextlib.suppress(OSError):
-            worker.pipe.send(self._task)
-        return worker
-
-    def _take(self, worker: _Worker, todo: deque[Chunk]) -> Event | None:
-        try:
-            message = worker.pipe.recv()
-        except (EOFError, OSError):
-            return self._lost(worker, todo)
-        if isinstance(message, Failed):
-            raise message.error
-        if isinstance(message, Request):
-            error = self._apply(message.data) if self._apply is not None else None
-            with contextlib.suppress(OSError):
-                worker.pipe.send(Answer(error=error))
-            return None
-        if isinstance(message, ChunkCopied):
-            worker.chunks = deque(one for one in worker.chunks if one.number != message.chunk)
-            # Before anybody looks at this event: the worker need not wait for that.
-            self._feed(todo)
-        event: Event = message
-        return event
-
-    def _lost(self, worker: _Worker, todo: deque[Chunk]) -> WorkerLost:
-        self._workers.remove(worker)
-        worker.close()
-        code = worker.process.wait()
-        for chunk in reversed(worker.chunks):
-            self._deaths[chunk.number] += 1
-            if self._deaths[chunk.number] >= _DEATHS_ALLOWED:
-                raise StopError(
-                    f"{_DEATHS_ALLOWED} workers died while they copied chunk {chunk.number}, "
-                    f"the last one with code {code}",
-                    code="WORKER_DIED",
-                    table=self._task.mapping.table.label,
-                    hint="is the machine out of memory? fewer workers need less: "
-                    "--migration.num-workers; a smaller --migration.batch-size as well",
-                )
-            todo.appendleft(chunk)
-        return WorkerLost(
-            pid=worker.process.pid, chunks=tuple(chunk.number for chunk in worker.chunks)
+        super().__init__(
+            _KIND,
+            task,
+            table=task.mapping.table.label,
+            size=workers,
+            answer=answer,
+            inherited=[] if held_until is None else [held_until],
         )

@@ -2,33 +2,25 @@
 
 Started by `pool.py` as `python -m backfill.worker PIPE LIFELINE [HELD_UNTIL]`, inherited descriptors. With
 the third it sends no request unless the parent's lease counts (`bridge/held_until.py`). It gets a `Task`,
-then `Chunk`s, and ends at None. It imports neither the command line nor `qdrant_client`, so that it starts
-in a fraction of a second and stays small.
+then `Chunk`s, and ends at None. How it begins and ends: `bridge/worker_process.py`.
 
 A chunk is read in one short transaction (a single COPY) and written as it comes. If Postgres fails in
 the middle, the whole chunk is read again: what was written is written again, which changes nothing.
-When the parent dies, however it dies, its end of the lifeline closes and the worker ends at once.
 """
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
 import sys
-import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Protocol
 
-from backfill.messages import Answer, Chunk, ChunkCopied, Failed, Progress, Request, Task, Waiting
+from backfill.messages import Answer, Chunk, ChunkCopied, Progress, Request, Task, Waiting
 from bridge import held_until
-from bridge.errors import BridgeError, StopError, Unreachable
+from bridge.errors import BridgeError, Unreachable
 from bridge.events import Read
 from bridge.failpoints import failpoint
 from bridge.lease import boottime
@@ -41,10 +33,10 @@ from bridge.qdrant.channel import Sender
 from bridge.qdrant.wire import encode_upsert
 from bridge.qdrant.wire_fields import encode_field_updates
 from bridge.retry import Retry
+from bridge.worker_process import failures_told, run
 from bridge.writer import Pending, Writer
 
 _REPORT_SECONDS = 0.2
-_OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 
 class Send(Protocol):
@@ -337,7 +329,7 @@ def serve(pipe: Connection, descriptor: int | None = None) -> None:
             failpoint("backfill.after_chunk")
             pipe.send(copied)
 
-    try:
+    with failures_told(pipe, hint="please report it; what is finished is kept"):
         while True:
             if not inbox.chunk_waits():
                 finish()
@@ -346,47 +338,7 @@ def serve(pipe: Connection, descriptor: int | None = None) -> None:
                 finish()
                 return
             opened.append(copier.read(chunk, finish))
-    except BridgeError as error:
-        pipe.send(Failed(error=error))
-    except (EOFError, OSError):
-        raise
-    except Exception as error:
-        pipe.send(Failed(error=_unforeseen(error)))
-
-
-def _unforeseen(error: Exception) -> StopError:
-    """A defect of ours: told by its kind and place, since its text may hold a row's values."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return StopError(
-        f"a worker failed: {type(error).__name__}{place}",
-        code="INTERNAL",
-        hint="please report it; what is finished is kept",
-    )
-
-
-def _end_with_parent(lifeline: int) -> None:
-    """Block until the parent's end closes, then end this process without further ado."""
-    os.read(lifeline, 1)
-    os._exit(1)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """`PIPE LIFELINE [HELD_UNTIL]`: the inherited descriptors."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    pipe_descriptor, lifeline, *guard = map(int, arguments)
-    # Rows become many small objects, none of them in a cycle: with the usual threshold the collector
-    # takes a quarter of a worker's time looking through what is alive.
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-    with Connection(pipe_descriptor) as pipe:
-        try:
-            serve(pipe, *guard)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            # The parent is gone or does not want this worker any more.
-            return
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(serve, sys.argv[1:])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from backfill.messages import ChunkCopied, Progress, WorkerLost
+from backfill.messages import ChunkCopied, Progress
 from backfill.pgvector import Planned
 from bridge.telemetry import Copied, Telemetry
+from bridge.workers import WorkerLost
 from cli.progress import RunEvent, Tally
 
 

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from backfill.indexing import Indexing
-from backfill.messages import ChunkCopied, Event, Waiting, WorkerLost
+from backfill.messages import ChunkCopied, Event, Waiting
 from backfill.messages import Progress as ChunkProgress
 from backfill.pgvector import Planned
+from bridge.workers import WorkerLost
 from cli.output import counted, err
 
 _RATE_WINDOW_SECONDS = 30.0

@@ -12,9 +12,10 @@ from typing import Protocol, Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from bridge.workers import WorkerLost
 from cli.output import counted, err
 from cli.progress import duration, say
-from verify.messages import ChunkCompared, Event, Planned, Step, Waiting, WorkerLost
+from verify.messages import ChunkCompared, Event, Planned, Step, Waiting
 from verify.messages import Progress as ChunkProgress
 
 _RATE_WINDOW_SECONDS = 30.0

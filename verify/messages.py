@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.errors import BridgeError
 from bridge.mapping import TableMapping
 from bridge.point_ids import PointId
 from bridge.postgres.chunks import KeyRange
 from bridge.postgres.verify_reads import Part
 from bridge.qdrant.channel import Endpoint
+from bridge.workers import WorkerLost
 
 Key = tuple[str, ...]
 
@@ -88,21 +88,6 @@ class Waiting:
 
     reason: str
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLost:
-    """A worker process died; its chunks are read again by another."""
-
-    pid: int
-    chunks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A worker cannot go on."""
-
-    error: BridgeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

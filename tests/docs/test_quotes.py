@@ -12,9 +12,9 @@ import pytest
 import typer
 
 import bridge.errors
-from backfill import messages, pgvector, pool
+from backfill import messages, pgvector
 from backfill.pgvector import Options
-from bridge import retry, state, writer
+from bridge import retry, state, workers, writer
 from bridge.qdrant import edge_space, server
 from cli.main import app
 from tests.docs.markdown import DOCUMENTS, ROOT, Document, bare, read
@@ -134,7 +134,7 @@ FIGURES: list[tuple[str, str, Any]] = [
     ),
     ("docs/operations.md", "or {} MiB, whichever", messages.BATCH_BYTES >> 20),
     ("docs/operations.md", "that {} MiB are free", edge_space.RESERVE_BYTES >> 20),
-    ("docs/operations.md", "takes {} workers with it", pool._DEATHS_ALLOWED),
+    ("docs/operations.md", "takes {} workers with it", workers._DEATHS_ALLOWED),
     (
         "docs/operations.md",
         "Above {} in one run",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from backfill.indexing import Indexing
-from backfill.messages import ChunkCopied, Progress, Waiting, WorkerLost
+from backfill.messages import ChunkCopied, Progress, Waiting
 from backfill.pgvector import Planned
 from bridge.plan import DeadLetter
+from bridge.workers import WorkerLost
 from cli.progress import Lines, Tally, duration
 
 

@@ -13,6 +13,7 @@ from bridge.errors import UsageError
 from bridge.map_table import map_table
 from bridge.mapping import TableMapping
 from bridge.postgres.verify_reads import Part
+from bridge.workers import WorkerLost
 from cli.verify_options import parse_queries, parse_sample
 from cli.verify_progress import Lines, Tally, line_of
 from tests.support.source_tables import table
@@ -20,7 +21,7 @@ from verify.comparison import Difference
 from verify.digests import hashes
 from verify.looks import Verdict
 from verify.mending import Repair, Repaired, mended
-from verify.messages import ChunkCompared, Planned, Progress, Step, Waiting, WorkerLost
+from verify.messages import ChunkCompared, Planned, Progress, Step, Waiting
 from verify.payloads import ABSENT
 from verify.progress_file import ProgressFile, Saved, fingerprint
 from verify.report import COUNTS, EXAMPLES_A_KIND, Findings, TableResult, to_json
