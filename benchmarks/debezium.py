@@ -168,6 +168,9 @@ class _FromTheBeginning(Rebalance):
     def revoked(self, partitions: list[Partition]) -> None:
         """Nothing is kept."""
 
+    def lost(self, partitions: list[Partition]) -> None:
+        """Nothing is kept."""
+
 
 def _fetched(job: Job, place: KafkaPlace) -> dict[str, Any]:
     membership = Membership(

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -43,6 +44,8 @@ HEARTBEATS_A_SESSION = 10
 MOST_RECORDS = 1000
 LEAST_FETCH_BYTES = 1024 * 1024
 _LOOK_SECONDS = 0.01
+_JOIN_MS = 5_000
+"""Longer than the others need to hear of it (a heartbeat, at 45 s a session) and to let go."""
 _BOOTSTRAP_MS = 10_000
 """How long the first answer is waited for; then it is tried again, and somebody hears of it."""
 
@@ -97,21 +100,21 @@ class Membership:
     cooperative: bool = True
 
 
-class Rebalance:
+class Rebalance(ABC):
     """What happens to our partitions. Told while `poll` waits, by a thread of its own, so that whoever
     polls and whoever is told never run at once."""
 
+    @abstractmethod
     def assigned(self, partitions: list[Partition]) -> None:
         """These are ours; they wait for `Consumer.start`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def revoked(self, partitions: list[Partition]) -> None:
         """These are to be given up; offsets may still be committed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lost(self, partitions: list[Partition]) -> None:
         """These are others' already."""
-        raise NotImplementedError
 
 
 class Consumer:
@@ -188,6 +191,7 @@ class Consumer:
         self._turn.release()
         try:
             with translated():
+                self._join()
                 found = self._client.poll(timeout_ms=int(seconds * 1000), max_records=limit)
                 # What comes next is on its way while these are decoded; the client only asks for it
                 # when it is polled again.
@@ -212,6 +216,23 @@ class Consumer:
             for messages in found.values()
             for message in messages
         ]
+
+    def _join(self) -> None:
+        """If the group is about to change, wait until it has, or for some seconds.
+
+        The client takes note of a join only if it ends while somebody waits for it. One that ends
+        between two polls is begun anew; or, if there is no reason for it any more by then, forgotten
+        halfway, without heartbeats from then on. Polls of some milliseconds, which is all that there
+        are while records come, make both likely.
+        """
+        coordinator = self._client._coordinator
+        if coordinator.group_id is None:
+            return
+        needed = coordinator.need_rejoin()
+        if needed or coordinator.rejoining:
+            if not needed:
+                coordinator.request_rejoin()
+            coordinator.poll(timeout_ms=_JOIN_MS)
 
     def start(self, partition: Partition, offset: int) -> None:
         """Read a partition that waits, from this offset on."""
