@@ -80,26 +80,7 @@ def backfill_pgvector(
     show_version: o.Version = False,
 ) -> None:
     """Copy a Postgres table with pgvector columns into a Qdrant collection."""
-    effective = o.Flags(
-        config=config,
-        pg_url=pg_url,
-        pg_table=pg_table,
-        pg_key=pg_key,
-        pg_columns=pg_columns,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        collection=collection,
-        distance=distance,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-        workers=workers,
-        batch_size=batch_size,
-        batch_delay=batch_delay,
-        restart=restart,
-        create_collection=create_collection,
-        offsets_collection=offsets_collection,
-        shard=shard,
-    ).load()
+    effective = o.Flags.of(locals()).load()
     reports = copy_tables(effective, quiet=as_json, prepare_sync=prepare_sync)
     if as_json:
         print_json(to_json(pipeline_name(effective.settings), reports))

@@ -46,13 +46,7 @@ def config(
     if schema:
         typer.echo(schema_text())
         return
-    effective = o.Flags(
-        config=file,
-        pg_url=pg_url,
-        pg_table=pg_table,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-    ).load()
+    effective = o.Flags.of({**locals(), "config": file}).load()
     if as_json:
         print_json(config_report(effective))
     elif out().is_terminal:

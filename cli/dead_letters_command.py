@@ -108,15 +108,7 @@ def list_letters(
     debug: o.Debug = False,
 ) -> None:
     """List the rows that were set aside."""
-    flags = o.Flags(
-        config=config,
-        pg_table=pg_table,
-        collection=collection,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-    )
+    flags = o.Flags.of(locals())
     with _opened(flags) as (_target, store, _settings):
         letters = [dict(record) for _name, record in _letters(store, table)]
     if as_json:
@@ -146,15 +138,7 @@ def show(
     """Show all that is known of one row that was set aside."""
     if key is None:
         raise UsageError("name the key", hint="qdrant-bridge dead-letters list")
-    flags = o.Flags(
-        config=config,
-        pg_table=pg_table,
-        collection=collection,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-    )
+    flags = o.Flags.of(locals())
     with _opened(flags) as (_target, store, _settings):
         letters: list[dict[str, Any]] = [
             dict(record) for _name, record in _chosen(store, table, key, False)
@@ -186,19 +170,7 @@ def retry(
     debug: o.Debug = False,
 ) -> None:
     """Read such rows again from Postgres and write them; exit 1 if one still cannot be."""
-    flags = o.Flags(
-        config=config,
-        pg_url=pg_url,
-        pg_table=pg_table,
-        pg_key=pg_key,
-        pg_columns=pg_columns,
-        collection=collection,
-        distance=distance,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-    )
+    flags = o.Flags.of(locals())
     with _opened(flags, writes=True) as (target, store, settings):
         chosen = _chosen(store, table, key, everything)
         records = [record for _name, record in chosen if not of_index(record)]
@@ -268,15 +240,7 @@ def drop(
     debug: o.Debug = False,
 ) -> None:
     """Forget such rows: they stay as they are in Qdrant, or missing from it."""
-    flags = o.Flags(
-        config=config,
-        pg_table=pg_table,
-        collection=collection,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-    )
+    flags = o.Flags.of(locals())
     with _opened(flags) as (_target, store, _settings):
         chosen = _chosen(store, table, key, everything)
         store.remove("dead_letter", [name for name, _record in chosen])

@@ -56,19 +56,7 @@ def doctor(
     debug: o.Debug = False,
 ) -> None:
     """Check versions, privileges, keys and schemas before a run; exit 1 if anything blocks it."""
-    effective = o.Flags(
-        config=config,
-        pg_url=pg_url,
-        pg_table=pg_table,
-        pg_key=pg_key,
-        pg_columns=pg_columns,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        collection=collection,
-        distance=distance,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-    ).load()
+    effective = o.Flags.of(locals()).load()
     findings = examine(effective)
     found = blockers(findings)
     if as_json:

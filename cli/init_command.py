@@ -81,20 +81,7 @@ def init(
     debug: o.Debug = False,
 ) -> None:
     """Inspect a Postgres database, or a Pinecone index, and write a bridge.yaml that copies it."""
-    effective = o.Flags(
-        pipeline=pipeline,
-        pg_url=pg_url,
-        qdrant_url=qdrant_url,
-        allow_plaintext=allow_plaintext,
-        pinecone=o.PineconeFlags(
-            index=index_name,
-            host=index_host,
-            api_key=pinecone_key,
-            namespaces=namespaces,
-            service_host=service_host,
-            collection=collection,
-        ),
-    ).load()
+    effective = o.Flags.of(locals()).load()
     settings = effective.settings
     if str(path) != "-" and path.exists():
         raise UsageError(f"{path} exists already", hint="name another file, or move that one away")

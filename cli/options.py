@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
@@ -385,6 +385,10 @@ class PineconeFlags:
         }
 
 
+_PINECONE_PARAMETERS = {"index": "index_name", "host": "index_host", "api_key": "pinecone_key"}
+"""Fields of `PineconeFlags` that a command's parameters have another name for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
     """What was given on the command line; None where it was not."""
@@ -409,6 +413,29 @@ class Flags:
     offsets_collection: str | None = None
     shard: str | None = None
     pinecone: PineconeFlags | None = None
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Self:
+        """The flags among a command's parameters: `Flags.of(locals())`, before anything else.
+
+        They go by their names, so that none is forgotten on the way; what is no name of the
+        configuration's is the command's own. `--qdrant.collection` belongs to the index where one is
+        named, or where the command takes no table.
+        """
+        given = {one.name: parameters[one.name] for one in fields(cls) if one.name in parameters}
+        if "index_name" not in parameters:
+            return cls(**given)
+        index = {
+            one.name: parameters[name]
+            for one in fields(PineconeFlags)
+            if (name := _PINECONE_PARAMETERS.get(one.name, one.name)) in parameters
+        }
+        named = index["index"] is not None or index["host"] is not None
+        if named or "pg_table" not in parameters:
+            given.pop("collection", None)
+        else:
+            index.pop("collection", None)
+        return cls(**given, pinecone=PineconeFlags(**index))
 
     def load(self, environ: Mapping[str, str] | None = None) -> Effective:
         """The configuration in force. UsageError if it is wrong, wherever it came from."""

@@ -74,36 +74,7 @@ def backfill_pinecone(
     show_version: o.Version = False,
 ) -> None:
     """Copy a Pinecone index, all namespaces of it, into Qdrant."""
-    effective = o.Flags(
-        config=config,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-        workers=workers,
-        batch_size=batch_size,
-        batch_delay=batch_delay,
-        restart=restart,
-        create_collection=create_collection,
-        offsets_collection=offsets_collection,
-        pinecone=o.PineconeFlags(
-            index=index_name,
-            host=index_host,
-            api_key=pinecone_key,
-            namespace=namespace,
-            namespaces=namespaces,
-            service_host=service_host,
-            numbers=numbers,
-            ids_file=ids_file,
-            reconcile=reconcile,
-            namespace_field=namespace_field,
-            list_per_second=list_per_second,
-            fetch_per_second=fetch_per_second,
-            collection=collection,
-            id_field=id_field,
-            sparse_vector=sparse_vector,
-        ),
-    ).load()
+    effective = o.Flags.of(locals()).load()
     report = copy_index(effective, quiet=as_json)
     if as_json:
         print_json(report.to_json(index_pipeline_name(effective.settings)))

@@ -63,35 +63,7 @@ def plan(
     debug: o.Debug = False,
 ) -> None:
     """Show what would be created and how each column, or metadata field, maps; change nothing."""
-    index = index_name is not None or index_host is not None
-    effective = o.Flags(
-        config=config,
-        pg_url=pg_url,
-        pg_table=pg_table,
-        pg_key=pg_key,
-        pg_columns=pg_columns,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        # Of flags for an index the collection is the index's.
-        collection=None if index else collection,
-        distance=distance,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-        pinecone=o.PineconeFlags(
-            index=index_name,
-            host=index_host,
-            api_key=pinecone_key,
-            namespace=namespace,
-            namespaces=namespaces,
-            service_host=service_host,
-            numbers=numbers,
-            ids_file=ids_file,
-            namespace_field=namespace_field,
-            collection=collection if index else None,
-            id_field=id_field,
-            sparse_vector=sparse_vector,
-        ),
-    ).load()
+    effective = o.Flags.of(locals()).load()
     settings = effective.settings
     planned = plan_index(settings) if names_index(settings) else None
     only_index = planned is not None and not settings.tables

@@ -104,14 +104,7 @@ def resync(
         )
     if table is None and (first is not None or last is not None):
         raise UsageError("--from and --to are keys of one table", hint="name the table")
-    effective = o.Flags(
-        config=config,
-        pg_url=pg_url,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-    ).load()
+    effective = o.Flags.of(locals()).load()
     require_tables(effective.settings)
     names = list(effective.settings.tables) if table is None else [_configured(effective, table)]
     with open_target(effective.settings, beside=True) as place:

@@ -82,20 +82,7 @@ def status(
 ) -> None:
     """Show phase, lag, counts and dead letters of a pipeline."""
     _require_sense(watch, wait, timeout, as_json)
-    settings = (
-        o.Flags(
-            config=config,
-            pg_url=pg_url,
-            pg_table=pg_table,
-            collection=collection,
-            qdrant_url=qdrant_url,
-            qdrant_key=qdrant_key,
-            skip_tls=skip_tls,
-            allow_plaintext=allow_plaintext,
-        )
-        .load()
-        .settings
-    )
+    settings = o.Flags.of(locals()).load().settings
     with look_at_target(settings) as target, _source(settings) as source:
         store = begun_state(target, settings)
         if wait is not None and read_kafka(store) is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import typer
 
@@ -43,7 +44,7 @@ def sync_postgres(
     debug: o.Debug = False,
 ) -> None:
     """Follow the changes of Postgres, from where the copy began or the daemon stopped."""
-    effective = _effective(config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext)
+    effective = _effective(locals())
     with service(effective.settings) as around, around.open() as place:
         around.patiently(lambda: _require_copied(effective, place))
         with around.holding(place) as held:
@@ -60,7 +61,7 @@ def sync_debezium(
     debug: o.Debug = False,
 ) -> None:
     """Follow Debezium's topics in Kafka, as one process of a consumer group."""
-    effective = _effective(config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext)
+    effective = _effective(locals())
     with service(effective.settings) as around, around.open() as place:
         _run_debezium(effective, around, place, copy=False)
 
@@ -77,9 +78,7 @@ def run(
     debug: o.Debug = False,
 ) -> None:
     """Copy the tables if that is not done yet, then follow their changes: the whole life."""
-    effective = _effective(
-        config, pg_url, qdrant_url, qdrant_key, skip_tls, allow_plaintext, workers, batch_size
-    )
+    effective = _effective(locals())
     with service(effective.settings) as around, around.open() as place:
         if effective.settings.reads_kafka:
             _run_debezium(effective, around, place)
@@ -153,26 +152,8 @@ def _taken_in_later(effective: Effective, stream: StreamState | None) -> set[str
     }
 
 
-def _effective(
-    config: object,
-    pg_url: str | None,
-    qdrant_url: str | None,
-    qdrant_key: str | None,
-    skip_tls: bool | None,
-    allow_plaintext: bool | None,
-    workers: int | None = None,
-    batch_size: int | None = None,
-) -> Effective:
-    effective = o.Flags(
-        config=config,  # type: ignore[arg-type]
-        pg_url=pg_url,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-        workers=workers,
-        batch_size=batch_size,
-    ).load()
+def _effective(parameters: Mapping[str, Any]) -> Effective:
+    effective = o.Flags.of(parameters).load()
     require_tables(effective.settings)
     return effective
 

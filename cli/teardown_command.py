@@ -48,20 +48,7 @@ def teardown(
     debug: o.Debug = False,
 ) -> None:
     """Remove a pipeline's slot, publication and records. Collections and tables stay."""
-    settings = (
-        o.Flags(
-            config=config,
-            pg_url=pg_url,
-            pg_table=pg_table,
-            collection=collection,
-            qdrant_url=qdrant_url,
-            qdrant_key=qdrant_key,
-            skip_tls=skip_tls,
-            allow_plaintext=allow_plaintext,
-        )
-        .load()
-        .settings
-    )
+    settings = o.Flags.of(locals()).load().settings
     pipeline = pipeline_name(settings)
     removed: list[str] = []
     with look_at_target(settings) as target, _alone(target, pipeline) as store:

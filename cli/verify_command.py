@@ -100,47 +100,16 @@ def verify(
 ) -> None:
     """Compare tables, or a Pinecone index, with their collections: every row, field and vector."""
     _require_sense(repair, dry_run, recall, queries, html)
-    index = index_name is not None or index_host is not None
-    effective = o.Flags(
-        config=config,
-        pg_url=pg_url,
-        pg_table=pg_table,
-        pg_key=pg_key,
-        pg_columns=pg_columns,
-        # Of flags for an index the collection is the index's.
-        collection=None if index else collection,
-        distance=distance,
-        qdrant_url=qdrant_url,
-        qdrant_key=qdrant_key,
-        skip_tls=skip_tls,
-        allow_plaintext=allow_plaintext,
-        workers=workers,
-        batch_size=batch_size,
-        shard=shard,
-        pinecone=o.PineconeFlags(
-            index=index_name,
-            host=index_host,
-            api_key=pinecone_key,
-            namespace=namespace,
-            namespaces=namespaces,
-            service_host=service_host,
-            numbers=numbers,
-            ids_file=ids_file,
-            namespace_field=namespace_field,
-            list_per_second=list_per_second,
-            fetch_per_second=fetch_per_second,
-            collection=collection if index else None,
-            id_field=id_field,
-            sparse_vector=sparse_vector,
-        ),
-    ).load()
+    effective = o.Flags.of(locals()).load()
     settings = effective.settings
     results: list[TableResult] = []
     repairs: dict[str, dict[str, Any]] = {}
     searched: dict[str, list[VectorRecall]] = {}
     with ExitStack() as stack:
         place = stack.enter_context(open_target(settings, beside=True))
-        chosen = choose(settings, place, table, index=index)
+        chosen = choose(
+            settings, place, table, index=index_name is not None or index_host is not None
+        )
         runs: list[_Run | IndexRun] = []
         if chosen.tables:
             tables = _Run(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
+import typer
 
 from bridge.errors import UsageError
-from cli.options import Flags, normalize, parse_distances, split_names
+from cli.main import app
+from cli.options import Flags, PineconeFlags, normalize, parse_distances, split_names
 
 ALL_BOOLEANS = (
     "--migration.restart",
@@ -144,3 +149,45 @@ def test_flags_lie_over_the_environment() -> None:
     assert (migration.num_workers, migration.batch_size) == (3, 4)
     assert (migration.batch_delay_milliseconds, migration.restart) == (5, True)
     assert (migration.create_collection, migration.shard_index_and_count) == (False, (1, 2))
+
+
+# --- from a command's parameters to the configuration ----------------------------------------------
+
+
+def test_flags_go_by_the_names_of_parameters() -> None:
+    flags = Flags.of({"pg_url": "postgresql://a/b", "collection": "docs", "watch": True})
+    assert flags == Flags(pg_url="postgresql://a/b", collection="docs")
+
+
+@pytest.mark.parametrize(
+    ("more", "of_table", "of_index"),
+    [
+        ({"pg_table": None, "index_name": None}, "c", None),
+        ({"pg_table": None, "index_name": "products"}, None, "c"),
+        ({"index_name": None}, None, "c"),
+    ],
+)
+def test_the_collection_is_the_indexs_where_one_is_named_or_no_table_can_be(
+    more: dict[str, Any], of_table: str | None, of_index: str | None
+) -> None:
+    flags = Flags.of({"collection": "c", "index_host": None, "pinecone_key": "k", **more})
+    assert flags.pinecone is not None
+    assert (flags.collection, flags.pinecone.collection) == (of_table, of_index)
+    assert flags.pinecone.api_key == "k"
+
+
+def test_every_flag_of_the_configuration_gets_there_from_every_command() -> None:
+    """`Flags.of` takes parameters by their names: one of another name would be dropped in silence."""
+    known = {one.name for one in fields(Flags)} | {one.name for one in fields(PineconeFlags)}
+    known |= {"index_name", "index_host", "pinecone_key"}
+    found: dict[str, set[str]] = {}
+    todo = [("", typer.main.get_command(app))]
+    while todo:
+        path, command = todo.pop()
+        todo += [(f"{path} {name}", one) for name, one in getattr(command, "commands", {}).items()]
+        for parameter in command.params:
+            prefixes = ("--pg.", "--qdrant.", "--pinecone.", "--migration.")
+            if any(option.startswith(prefixes) for option in parameter.opts):
+                found.setdefault(path, set()).add(str(parameter.name))
+    assert len(found) > 10
+    assert {path: names - known for path, names in found.items() if names - known} == {}
