@@ -15,16 +15,9 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.backfill import null_server, say
 from benchmarks.measure import machine
-from benchmarks.sync import (
-    SETTINGS,
-    CatchUp,
-    DaemonProcess,
-    Place,
-    Source,
-    received,
-    row_of,
-)
+from benchmarks.sync import SETTINGS, CatchUp, received, row_of
 from benchmarks.sync_load import POOL, make_backlog
+from benchmarks.sync_source import DaemonProcess, Place, Source
 from bridge.postgres.embedded import EmbeddedPostgres
 from bridge.qdrant.channel import Endpoint
 

@@ -17,21 +17,24 @@ from cli.backfill_command import copy_all
 from cli.copied import require_equal
 from cli.copy_metrics import CopyMetrics
 from cli.handoff import extend, make_daemon, prepare
+from cli.help import Command, Group
 from cli.places import Place, require_tables, state_of
 from cli.service import Service, service
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Keep Qdrant equal to Postgres.")
-    group.command("postgres", epilog="Example: qdrant-bridge sync postgres --config bridge.yaml")(
-        sync_postgres
+    group = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        help="Keep Qdrant equal to Postgres.",
+        epilog="Example: qdrant-bridge sync postgres --config bridge.yaml",
     )
-    group.command("debezium", epilog="Example: qdrant-bridge sync debezium --config bridge.yaml")(
-        sync_debezium
-    )
+    for name, command in (("postgres", sync_postgres), ("debezium", sync_debezium)):
+        example = f"Example: qdrant-bridge sync {name} --config bridge.yaml"
+        group.command(name, cls=Command, epilog=example)(command)
     app.add_typer(group, name="sync")
-    app.command("run", epilog="Example: qdrant-bridge run --config bridge.yaml")(run)
+    app.command("run", cls=Command, epilog="Example: qdrant-bridge run --config bridge.yaml")(run)
 
 
 def sync_postgres(

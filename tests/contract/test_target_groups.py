@@ -42,15 +42,15 @@ def group_of(place: Place, name: str) -> ServerPatchGroup:
 
 
 @pytest.fixture
-def test_server(tmp_path: Path) -> Iterator[QdrantServer]:
+def own_server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A server of its own: it is killed."""
     with QdrantServer(tmp_path / "server") as server:
         yield server
 
 
 @pytest.fixture
-def server_place(test_server: QdrantServer) -> Iterator[Place]:
-    with fake_server_place(test_server) as opened:
+def server_place(own_server: QdrantServer) -> Iterator[Place]:
+    with fake_server_place(own_server) as opened:
         yield opened
         opened.target.close()
 
@@ -108,10 +108,13 @@ def test_somebody_elses_write_in_between_is_no_proof(place: Place) -> None:
         group.confirm()
 
 
-@servers_only
-def test_nothing_was_sent_nothing_is_asked(place: Place) -> None:
-    name = filled(place)
-    group_of(place, name).confirm()
+def test_nothing_was_sent_nothing_is_asked(own_server: QdrantServer, server_place: Place) -> None:
+    name = filled(server_place)
+    group = group_of(server_place, name)
+    asked: list[str] = []
+    own_server.requests.recorder = lambda method, request: asked.append(method)
+    group.confirm()
+    assert asked == []
 
 
 @servers_only
@@ -149,14 +152,14 @@ def _fence_unavailable(server: QdrantServer) -> None:
 
 @pytest.mark.parametrize("breaking", [_killed, _fence_lost, _fence_unavailable])
 def test_what_comes_between_group_and_fence_is_found_out(
-    breaking: Break, test_server: QdrantServer, server_place: Place
+    breaking: Break, own_server: QdrantServer, server_place: Place
 ) -> None:
     name = filled(server_place)
-    test_server.hold(name)
+    own_server.hold(name)
     group = group_of(server_place, name)
     group.add([Patch(number, {"x": 9}, {}, NOTHING) for number in (1, 2, 3)])
     group.settle()
-    breaking(test_server)
+    breaking(own_server)
     with pytest.raises((Unreachable, Rejected)):
         group.confirm()
     group.abandon()
@@ -165,16 +168,16 @@ def test_what_comes_between_group_and_fence_is_found_out(
 
 
 def test_a_held_group_is_lost_by_a_kill_and_kept_by_its_fence(
-    test_server: QdrantServer, server_place: Place
+    own_server: QdrantServer, server_place: Place
 ) -> None:
     """The test server does what the proof is about: without the fence, the patches are not there."""
     name = filled(server_place)
     for confirmed in (False, True):
-        test_server.hold(name)
+        own_server.hold(name)
         group = group_of(server_place, name)
         group.add([Patch(1, {"x": 9}, {}, NOTHING)])
         group.settle()
         if confirmed:
             group.confirm()
-        _killed(test_server)
+        _killed(own_server)
         assert fetch(server_place.target, name, 1).payload == {"x": 9 if confirmed else 0}
