@@ -235,7 +235,8 @@ def _why_lost(effective: Effective, place: Place, stream: StreamState) -> StopEr
         }
         checks = SourceChecks(connection, followed, place.target)
         try:
-            checks.require_sound(stream)
+            store = state_of(place, settings)
+            checks.require_sound(lambda: read_stream(store) or stream)
         finally:
             checks.close()
     except StopError as error:

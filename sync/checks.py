@@ -7,7 +7,7 @@ more thing that may or may not be followed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bridge import recorded_schema, silent_changes
@@ -281,14 +281,19 @@ class SourceChecks:
 
     # --- everything else -----------------------------------------------------------------------
 
-    def require_sound(self, state: StreamState, *, timeline: int | None = None) -> None:
+    def require_sound(self, now: Callable[[], StreamState], *, timeline: int | None = None) -> None:
         """Slot, publication and collections are as this pipeline left them.
+
+        `now`: the stream's state at the time of asking. It is asked after the slot was looked at: the
+        stream goes on meanwhile, a slot never stands beyond the checkpoint of its time, and so not
+        beyond a later one.
 
         `timeline`: the server's; on another one than the slot was made on, a missing slot is no loss
         of the server's, it was left behind.
         """
-        slot = str(state.facts["slot"])
+        slot = str(now().facts["slot"])
         found = slots.inspect_slot(self._connection, slot)
+        state = now()
         if found is None and timeline not in (None, int(state.facts["timeline"])):
             raise source_changed(
                 f"timeline {timeline} was begun without the replication slot {slot}: the server that "

@@ -209,7 +209,9 @@ class Daemon:
     async def _start(
         self, stream: ReplicationConnection, checks: SourceChecks, identity: SystemIdentity
     ) -> None:
-        await asyncio.to_thread(checks.require_sound, self.state, timeline=identity.timeline)
+        await asyncio.to_thread(
+            checks.require_sound, lambda: self.state, timeline=identity.timeline
+        )
         await asyncio.to_thread(self.tell_changes, checks)
         await stream.start(
             slot=str(self.state.facts["slot"]),

@@ -212,5 +212,5 @@ class Session:
         """Look at slot, publication, schema and target while streaming."""
         while True:
             await asyncio.sleep(seconds)
-            await asyncio.to_thread(self._checks.require_sound, self._daemon.state)
+            await asyncio.to_thread(self._checks.require_sound, lambda: self._daemon.state)
             await asyncio.to_thread(self._daemon.tell_changes, self._checks)

@@ -37,9 +37,6 @@ def changed(docs: Followed) -> dict[str, Any]:
     return {name: record for name, record in records.items() if name.startswith("changed/")}
 
 
-# Long: on a machine whose cores are all taken, resync once took this daemon, which looks at everything
-# five times a second, for one that has ended. The unit tests of silent_changes.py run always.
-@pytest.mark.long
 def test_a_renamed_enum_value_is_told_and_a_resync_settles_it(
     database: Database, place: ServerPlace, tmp_path: Path
 ) -> None:
