@@ -386,13 +386,15 @@ class Session(Rebalance):
 
     def _claim(self, partition: Partition, held: Held) -> Owned:
         """Find out where to go on, and put our name on the record."""
+        # First the group's offset: the record of a later moment is never behind it.
+        committed = self._consumer.committed(partition)
         record = self._store.get("stream", partition_name(partition.topic, partition.number))
         recorded = None if record is None else PartitionState.from_record(record)
         offset = start_offset(
             partition,
             held,
             self._topics[partition.topic],
-            committed=self._consumer.committed(partition),
+            committed=committed,
             recorded=recorded,
             copied=self._process.state.copied,
         )
