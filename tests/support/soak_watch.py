@@ -16,6 +16,7 @@ from typing import IO, Any
 from qdrant_client import QdrantClient
 
 from tests.support.command import Running
+from tests.support.impatient import IMPATIENT
 
 _PAGE = 500
 _SETTLE_SECONDS = 1.0
@@ -30,7 +31,8 @@ class Followed(Running):
         self.events: Counter[str] = Counter()
         self._streams = False
         watcher.unsettle()
-        super().__init__(*arguments, environment=environment)
+        # What it checks every minute it checks all the time here: a minute is long for a soak.
+        super().__init__(*arguments, environment=environment, prefix=IMPATIENT)
 
     def _read(self, stream: IO[str], lines: list[str], last: bool) -> None:
         for line in stream:
