@@ -37,7 +37,7 @@ class Sink:
         self._points: list[tuple[str, Point]] = []
         self._bytes = 0
         self._recent: deque[tuple[str, Point]] = deque()
-        self._writer = Writer(
+        self._writer = Writer[Point](
             encode=lambda points: encode_upsert(
                 mapping.collection.name, points, ordering=options.write_ordering
             ),

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import Any, Protocol
 
 from backfill.messages import Answer, Chunk, ChunkCopied, Progress, Request, Task, Waiting
 from bridge import held_until
@@ -25,16 +25,17 @@ from bridge.events import Read
 from bridge.failpoints import failpoint
 from bridge.lease import boottime
 from bridge.payload_fields import fields_rule, owns_whole_points
-from bridge.plan import DeadLetter, Point
+from bridge.plan import DeadLetter
 from bridge.postgres import scan
 from bridge.postgres.connection import Connection as Postgres
 from bridge.postgres.connection import connect
 from bridge.qdrant.channel import Sender
 from bridge.qdrant.wire import encode_upsert
+from bridge.qdrant.wire_columns import EncodedRows
 from bridge.qdrant.wire_fields import encode_field_updates
 from bridge.retry import Retry
 from bridge.worker_process import failures_told, run
-from bridge.writer import Pending, Writer
+from bridge.writer import Identified, Pending, Writer
 
 _REPORT_SECONDS = 0.2
 
@@ -44,6 +45,13 @@ class Send(Protocol):
 
     def __call__(self, request: bytes) -> Pending:
         """The request, in flight."""
+
+
+class Rows(Protocol):
+    """Makes points of rows, in one form or another."""
+
+    def points(self, read: Read) -> tuple[Sequence[Identified], list[DeadLetter]]:
+        """The points of a batch in its rows' order, and the dead letters."""
 
 
 class _TargetFailed(Exception):
@@ -56,7 +64,7 @@ class _TargetFailed(Exception):
 class OpenChunk:
     """A chunk that is read, while its last requests may still be in flight."""
 
-    def __init__(self, chunk: Chunk, writer: Writer) -> None:
+    def __init__(self, chunk: Chunk, writer: Writer[Any]) -> None:
         self.chunk = chunk
         self.writer = writer
         self.letters: list[DeadLetter] = []
@@ -78,6 +86,9 @@ class ChunkCopier:
         self._mapping = task.mapping
         self._table = task.mapping.table
         self._fields = None if owns_whole_points(task.mapping) else fields_rule(task.mapping)
+        # What is sent as bytes need not be a dict before.
+        encoded = self._fields is None and EncodedRows.fits(task.mapping)
+        self._rows: Rows = EncodedRows(task.mapping) if encoded else task.mapping
         self._postgres: Postgres | None = None
         self._reported = 0.0
 
@@ -147,7 +158,7 @@ class ChunkCopier:
     def _write(self, opened: OpenChunk, batch: scan.Batch) -> None:
         position = f"chunk {opened.chunk.number}"
         read = Read(table=self._table.label, rows=batch.rows, position=position)
-        points, bad = self._mapping.points(read)
+        points, bad = self._rows.points(read)
         opened.letters += bad
         index = self._mapping.partition_index
         if index is not None:
@@ -186,7 +197,7 @@ class ChunkCopier:
                 self._postgres.close()
                 self._postgres = None
 
-    def _encode(self, points: Sequence[Point]) -> bytes:
+    def _encode(self, points: Sequence[Any]) -> bytes:
         collection, ordering = self._mapping.collection.name, self._task.write_ordering
         if self._fields is not None:
             updates = list(map(self._fields, points))

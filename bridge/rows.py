@@ -14,9 +14,9 @@ a NULL in its key) becomes a dead letter; the other rows of the batch are not af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
-from typing import cast
+from typing import TypeVar, cast
 
 from bridge.errors import Unstorable
 from bridge.events import Field, Read
@@ -31,6 +31,9 @@ from bridge.vectors import Result, dense, multi, sparse
 Load = Callable[[bytes], PayloadValue]
 Flaws = dict[int, str]
 """Row number -> why it is set aside; the first reason found counts."""
+
+Payload = TypeVar("Payload")
+Made = TypeVar("Made")
 
 _INTEGERS = ("int2", "int4", "int8")
 
@@ -49,16 +52,23 @@ class RowMapper:
 
     def points(self, read: Read) -> tuple[list[Point], list[DeadLetter]]:
         """The points of a batch in its rows' order, and the dead letters."""
+        return self.put_together(read, Point, self._payloads)
+
+    def put_together(
+        self,
+        read: Read,
+        make: Callable[[PointId, Mapping[str, Vector], Payload], Made],
+        payloads_of: Callable[[Sequence[Sequence[Field]], int, Flaws], list[Payload]],
+    ) -> tuple[list[Made], list[DeadLetter]]:
+        """What `make` makes of each row's id, vectors and payload, in whatever form that is."""
         if not read.rows:
             return [], []
         columns = list(zip(*read.rows, strict=True))
         flaws: Flaws = {}
         ids = self._ids(columns, flaws)
-        payloads = self._payloads(columns, len(read.rows), flaws)
+        payloads = payloads_of(columns, len(read.rows), flaws)
         vectors = self._vectors(columns, len(read.rows), flaws)
-        if self._mapping.id_rule.id_field is not None:
-            self._write_ids(payloads, columns, flaws)
-        points = list(map(Point, ids, vectors, payloads))
+        points = list(map(make, ids, vectors, payloads))
         if not flaws:
             return points, []
         good = [number not in flaws for number in range(len(points))]
@@ -133,12 +143,19 @@ class RowMapper:
             _loaded(load, columns[item.index], f"column {item.column}", flaws)
             for item, load in zip(items, self._loads, strict=True)
         ]
-        if not items:
-            return [{} for _ in range(rows)]
         names = self._names
-        if self._flat:
-            return [dict(zip(names, values, strict=True)) for values in zip(*loaded, strict=True)]
-        return [self._nested(values) for values in zip(*loaded, strict=True)]
+        payloads: list[dict[str, PayloadValue]]
+        if not items:
+            payloads = [{} for _ in range(rows)]
+        elif self._flat:
+            payloads = [
+                dict(zip(names, values, strict=True)) for values in zip(*loaded, strict=True)
+            ]
+        else:
+            payloads = [self._nested(values) for values in zip(*loaded, strict=True)]
+        if self._mapping.id_rule.id_field is not None:
+            self._write_ids(payloads, columns, flaws)
+        return payloads
 
     def _nested(self, values: Sequence[PayloadValue]) -> dict[str, PayloadValue]:
         payload: dict[str, PayloadValue] = {}

@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from bridge.errors import BridgeError, RateLimited, Rejected, StopError, Unreachable, Unstorable
-from bridge.plan import Point
+from bridge.point_ids import PointId
 from bridge.retry import Retry
 
 REQUESTS_IN_FLIGHT = 4
@@ -32,16 +32,27 @@ class Pending(Protocol):
         """Wait until its points are durable; raises what it failed with."""
 
 
+class Identified(Protocol):
+    """What the writer knows of a point, whatever form it is in."""
+
+    @property
+    def id(self) -> PointId:
+        """Its id."""
+
+
+Written = TypeVar("Written", bound=Identified)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Generic[Written]):
     """A point that the target does not take, or that no request can hold."""
 
-    point: Point
+    point: Written
     reason: str
 
 
 @dataclass(slots=True, kw_only=True)
-class Writer:
+class Writer(Generic[Written]):
     """Writes batches of points. `send` begins a request, `encode` makes one; see the module.
 
     `written` and `refused` count points as requests settle; `drain` waits for the rest. `refused_limit`
@@ -49,17 +60,17 @@ class Writer:
     is not in the points.
     """
 
-    encode: Callable[[Sequence[Point]], bytes]
+    encode: Callable[[Sequence[Written]], bytes]
     send: Callable[[bytes], Pending]
     retry: Retry
     in_flight: int = REQUESTS_IN_FLIGHT
     refused_limit: int = 1000
     written: int = 0
     refused: int = 0
-    _set_aside: list[Refused] = field(default_factory=list)
-    _queue: deque[tuple[Sequence[Point], Pending]] = field(default_factory=deque)
+    _set_aside: list[Refused[Written]] = field(default_factory=list)
+    _queue: deque[tuple[Sequence[Written], Pending]] = field(default_factory=deque)
 
-    def write(self, points: Sequence[Point]) -> None:
+    def write(self, points: Sequence[Written]) -> None:
         """Begin to write; waits for an earlier request when enough are in flight."""
         if not points:
             return
@@ -85,12 +96,12 @@ class Writer:
             with suppress(BridgeError):
                 pending.result()
 
-    def take_refused(self) -> list[Refused]:
+    def take_refused(self) -> list[Refused[Written]]:
         """What was refused since the last call."""
         taken, self._set_aside = self._set_aside, []
         return taken
 
-    def _settle(self, points: Sequence[Point], pending: Pending | None = None) -> None:
+    def _settle(self, points: Sequence[Written], pending: Pending | None = None) -> None:
         """See one request through, whatever becomes of it; it is sent first if it is not in flight."""
         try:
             (pending or self.send(self.encode(points))).result()
@@ -101,7 +112,7 @@ class Writer:
         else:
             self.written += len(points)
 
-    def _again(self, points: Sequence[Point], first: Unreachable) -> None:
+    def _again(self, points: Sequence[Written], first: Unreachable) -> None:
         """Send until it is settled, waiting before each attempt; `first` is why it failed before."""
         failures: list[Unreachable] = [first]
 
@@ -124,13 +135,13 @@ class Writer:
         else:
             self.written += len(points)
 
-    def _bisect(self, points: Sequence[Point], error: Rejected) -> None:
+    def _bisect(self, points: Sequence[Written], error: Rejected) -> None:
         if len(points) == 1:
             self._refuse(points[0], error.message)
         else:
             self._halves(points)
 
-    def _halves(self, points: Sequence[Point], limit: RateLimited | None = None) -> None:
+    def _halves(self, points: Sequence[Written], limit: RateLimited | None = None) -> None:
         """Each half by itself; a `limit` just met is waited for first."""
         half = len(points) // 2
         if limit is None:
@@ -139,9 +150,9 @@ class Writer:
             self._again(points[:half], limit)
         self._settle(points[half:])
 
-    def _write_storable(self, points: Sequence[Point]) -> None:
+    def _write_storable(self, points: Sequence[Written]) -> None:
         """Some point cannot be encoded: set those aside, write the others."""
-        good: list[Point] = []
+        good: list[Written] = []
         for point in points:
             try:
                 self.encode([point])
@@ -151,7 +162,7 @@ class Writer:
                 good.append(point)
         self.write(good)
 
-    def _refuse(self, point: Point, reason: str) -> None:
+    def _refuse(self, point: Written, reason: str) -> None:
         self.refused += 1
         self._set_aside.append(Refused(point=point, reason=reason))
         if self.refused > self.refused_limit:

@@ -297,7 +297,7 @@ class Applier:
         applied.upserts += writer.written
         applied.settled += [table.letter_key(row) for table, row in rows_of.values()]
 
-    def _writer(self, plan: _Plan) -> Writer:
+    def _writer(self, plan: _Plan) -> Writer[Point]:
         """Writes whole points; or, where those are not the table's own, the fields that are."""
         mapping = next(iter(plan.whole.values())).table.mapping
         whole = owns_whole_points(mapping)

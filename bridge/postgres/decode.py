@@ -76,6 +76,11 @@ def binary_loader(type: PgType, policy: ValuePolicy) -> Loader | None:
     return _LOADERS.get(type.name)
 
 
+def is_text(type: PgType) -> bool:
+    """Whether a field of this type is its value: text in the encoding of the session."""
+    return type.kind == "enum" or (type.kind == "base" and _LOADERS.get(type.name) is _text)
+
+
 def key_text_loader(type: PgType) -> Callable[[bytes], str] | None:
     """From a key's binary field to the output function's text (design, section 3).
 

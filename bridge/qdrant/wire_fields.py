@@ -14,16 +14,8 @@ from bridge.json_paths import json_path
 from bridge.payload_fields import new_point
 from bridge.plan import Buffer, Fields
 from bridge.point_ids import PointId
-from bridge.qdrant.wire import (
-    ORDERING,
-    STRUCT,
-    UPDATE_MODE,
-    append_point,
-    enclosed,
-    encode_fields,
-    id_field,
-    varint,
-)
+from bridge.qdrant.wire import ORDERING, UPDATE_MODE, append_point, id_field
+from bridge.qdrant.wire_values import STRUCT, enclosed, encode_fields, varint
 
 # Below the payload lie UpdateBatchPoints > operation > SetPayload > entry > Value.
 _PAYLOAD_DEPTH = 5

@@ -21,7 +21,8 @@ import numpy as np
 
 from bridge.plan import Buffer, Multi, Point, Sparse, Vector
 from bridge.point_ids import PointId
-from bridge.qdrant.wire import enclosed, id_field, varint
+from bridge.qdrant.wire import id_field
+from bridge.qdrant.wire_values import enclosed, varint
 from bridge.values import PayloadValue
 
 _DOUBLE = struct.Struct("<d").unpack_from

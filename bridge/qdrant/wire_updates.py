@@ -12,15 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from bridge.plan import Buffer, Patch
 from bridge.point_ids import PointId
-from bridge.qdrant.wire import (
-    ORDERING,
-    STRUCT,
-    append_vectors,
-    enclosed,
-    encode_fields,
-    id_field,
-    varint,
-)
+from bridge.qdrant.wire import ORDERING, append_vectors, id_field
+from bridge.qdrant.wire_values import STRUCT, enclosed, encode_fields, varint
 
 UPDATE_BATCH = "/qdrant.Points/UpdateBatch"
 

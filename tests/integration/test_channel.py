@@ -21,6 +21,7 @@ from bridge.errors import (
     Unreachable,
     UsageError,
 )
+from bridge.plan import Point
 from bridge.qdrant.channel import Endpoint, Sender, endpoint, is_loopback, parse_url
 from bridge.qdrant.server import ServerTarget
 from bridge.qdrant.wire import encode_upsert
@@ -443,7 +444,7 @@ def test_a_server_that_fails_in_every_way_ends_with_every_good_point(
         faults.add(method="Upsert", action=wait_timeout(), nth=10),
     ]
     slept: list[float] = []
-    write = Writer(
+    write = Writer[Point](
         encode=lambda points: encode_upsert("docs", points),
         send=target.send,
         retry=Retry(patience_seconds=60.0, sleep=slept.append),

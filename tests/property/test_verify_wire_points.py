@@ -12,7 +12,6 @@ from qdrant_client import grpc as q
 
 from bridge.plan import Multi, Point, Sparse, Vector
 from bridge.qdrant.messages import read_id, read_point
-from bridge.qdrant.wire import varint
 from bridge.qdrant.wire_points import (
     decode_get,
     decode_scores,
@@ -22,6 +21,7 @@ from bridge.qdrant.wire_points import (
     encode_scroll,
     next_page,
 )
+from bridge.qdrant.wire_values import varint
 from tests.property.test_verify_equality import ordered
 from tests.property.test_wire import point_ids, points, value_message
 

@@ -16,15 +16,8 @@ from qdrant_client import grpc as q
 
 from bridge.errors import Unstorable
 from bridge.plan import Multi, Point, Sparse, Vector
-from bridge.qdrant.wire import (
-    STRUCT,
-    UPDATE_COMPLETED,
-    append_point,
-    decode_update_status,
-    encode_fields,
-    encode_upsert,
-    varint,
-)
+from bridge.qdrant.wire import UPDATE_COMPLETED, append_point, decode_update_status, encode_upsert
+from bridge.qdrant.wire_values import STRUCT, encode_fields, varint
 
 # --- points, and the messages they must become ----------------------------------------------------
 

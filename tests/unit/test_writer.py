@@ -91,7 +91,7 @@ def writer(
     in_flight: int = 4,
     refused_limit: int = 1000,
     patience_seconds: float = FOR_EVER,
-) -> Writer:
+) -> Writer[Point]:
     return Writer(
         encode=encode,
         send=target.send,
@@ -111,7 +111,7 @@ def points(ids: Iterable[int], *, unstorable: Iterable[int] = ()) -> list[Point]
     return [Point(number, {}, {"unstorable": 1} if number in flawed else {}) for number in ids]
 
 
-def refused_ids(write: Writer) -> list[int | str]:
+def refused_ids(write: Writer[Point]) -> list[int | str]:
     return [refused.point.id for refused in write.take_refused()]
 
 
