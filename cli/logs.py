@@ -19,4 +19,6 @@ def log(event: str, **fields: object) -> None:
         line = f"{at}  {event:<16} {told}"
     else:
         line = json.dumps({"at": at, "event": event, **fields}, ensure_ascii=False, default=str)
-    print(line, file=sys.stderr, flush=True)
+    # One write with its newline: several threads log, and `print` writes the two apart.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
