@@ -20,11 +20,12 @@ from bridge.retry import FOR_EVER
 from bridge.status import read_stream
 from cli import options as o
 from cli import pinecone_command
+from cli.display import duration
 from cli.handoff import extend, prepare
 from cli.help import Command, Group
 from cli.output import err, note, print_json
 from cli.places import Place, backfill_options, open_target, pipeline_name, require_tables, state_of
-from cli.progress import RunEvent, display, duration
+from cli.progress import RunEvent, display
 
 # Lines of at most 78 columns, or of prose, which wraps by itself.
 _EXAMPLES = (

@@ -16,12 +16,13 @@ from bridge.qdrant.guarded import GuardedTarget
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from cli import options as o
+from cli.display import duration, say
 from cli.help import Command
 from cli.output import err, note, print_json
 from cli.pinecone_places import index_options, index_pipeline_name, open_index, pinecone_settings
 from cli.pinecone_progress import IndexDisplay
 from cli.places import open_target
-from cli.progress import display, duration, say
+from cli.progress import display
 
 _EXAMPLES = (
     """

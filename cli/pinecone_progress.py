@@ -13,14 +13,15 @@ from backfill.pgvector import Planned
 from backfill.pinecone import IndexEvent, LooksAgain, PlannedIndex
 from backfill.pinecone_copy import Advanced
 from bridge.pinecone.index import shown
+from cli.display import Display
 from cli.output import counted
-from cli.progress import Display
+from cli.progress import RunEvent
 
 
 class IndexDisplay:
     """Tells the events of an index to the display of a backfill; `say` gets a line a namespace."""
 
-    def __init__(self, display: Display, say: Callable[[str], None]) -> None:
+    def __init__(self, display: Display[RunEvent], say: Callable[[str], None]) -> None:
         self._display = display
         self._say = say
         self._numbers: dict[str, int] = {}

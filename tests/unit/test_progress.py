@@ -9,7 +9,8 @@ from backfill.messages import ChunkCopied, Progress, Waiting
 from backfill.pgvector import Planned
 from bridge.plan import DeadLetter
 from bridge.workers import WorkerLost
-from cli.progress import Lines, Tally, duration
+from cli.display import duration
+from cli.progress import Lines, Tally
 
 
 class Clock:
