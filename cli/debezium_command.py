@@ -137,11 +137,14 @@ def _copy(
     try:
         if copy:
             with around.holding(place) as held:
-                now = read_kafka(store) or state
+                now = around.patiently(lambda: read_kafka(store)) or state
                 if now.phase == "backfill":
                     told = CopyMetrics(around.telemetry)
-                    require_equal(copy_all(effective, held, quiet=False, patient=True, also=told))
-                    return copy_done(around.state_of(held), now)
+                    reports = around.patiently(
+                        lambda: copy_all(effective, held, quiet=False, patient=True, also=told)
+                    )
+                    require_equal(reports)
+                    return around.patiently(lambda: copy_done(around.state_of(held), now))
                 return now
     except StopError as error:
         if error.code != "LEASE_HELD":

@@ -92,7 +92,12 @@ def run(
             if state.phase == "backfill":
                 around.patiently(lambda: extend(effective, held, state))
                 told = CopyMetrics(around.telemetry)
-                require_equal(copy_all(effective, held, quiet=False, patient=True, also=told))
+                # Again from the beginning, where recorded chunks are passed over: what is asked before
+                # and after the chunks does not wait by itself.
+                reports = around.patiently(
+                    lambda: copy_all(effective, held, quiet=False, patient=True, also=told)
+                )
+                require_equal(reports)
             follow(effective, held, around)
 
 
