@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backfill.messages import ChunkCopied, Progress
+from backfill.messages import ChunkCopied, Progress, Waiting
 from backfill.pgvector import Planned
 from bridge.telemetry import Copied, Telemetry
 from bridge.workers import WorkerLost
@@ -18,6 +18,9 @@ class CopyMetrics:
 
     def __call__(self, event: RunEvent) -> None:
         """Count one event."""
+        if isinstance(event, Waiting):
+            self._telemetry.count_event("waiting", reason=event.reason)
+            return
         if isinstance(event, Planned):
             self._tally = Tally(event)
         elif self._tally is None or not isinstance(event, ChunkCopied | Progress | WorkerLost):

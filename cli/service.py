@@ -110,22 +110,26 @@ class Service:
 
     # --- the daemon ----------------------------------------------------------------------------
 
+    def watch(self, slot: str) -> None:
+        """Look at Postgres from now on: what it keeps for the slot counts during a copy, too."""
+        if self.board.watch is None:
+            watch = SourceWatch(
+                postgres_url(self.settings),
+                slot,
+                allow_plaintext=self.settings.allow_plaintext,
+                tell=self.tell,
+            )
+            # Longer than the daemon: after a stop, slot and lag are shown as they are then.
+            self.board.watch = self.watching.enter_context(watch)
+
     def follow(self, daemon: Daemon) -> None:
         """Run it until SIGTERM, SIGINT or an error."""
-        settings = self.settings
-        watch = SourceWatch(
-            postgres_url(settings),
-            str(daemon.state.facts["slot"]),
-            allow_plaintext=settings.allow_plaintext,
-            tell=self.tell,
-        )
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        self.board.daemon, self.board.watch = daemon, watch
+        self.board.daemon = daemon
         daemon.observe_window = self.telemetry.observe_window
         self.tell("starting", pipeline=self.pipeline, checkpoint=str(daemon.state.checkpoint))
         try:
-            # Longer than the daemon: after a stop, slot and lag are shown as they are then.
-            self.watching.enter_context(watch)
+            self.watch(str(daemon.state.facts["slot"]))
             tune_collector()
             asyncio.run(self._until_stopped(daemon))
         finally:

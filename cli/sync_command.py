@@ -87,6 +87,7 @@ def run(
             _run_debezium(effective, around, place)
             return
         state = around.board.state = around.patiently(lambda: prepare(effective, place))
+        around.watch(str(state.facts["slot"]))
         # Before the copy: two that copy at once would end with one copying behind the other's stream.
         with around.holding(place) as held:
             if state.phase == "backfill":
