@@ -1,19 +1,37 @@
-"""Metrics as text, read; and Prometheus' own tool, where it is installed."""
+"""Metrics as text, read; and Prometheus' own tool and server, where they are installed."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
+
+import yaml
+
+from tests.support.ports import free_port
 
 PROMTOOL: Final = shutil.which("promtool")
 MISSING: Final = "promtool is not installed (Debian's package prometheus)"
-RULES: Final = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "rules.yml"
+SERVER: Final = shutil.which("prometheus")
+MISSING_SERVER: Final = "the server of Prometheus is not installed (Debian's package prometheus)"
+DIRECTORY: Final = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
+RULES: Final = DIRECTORY / "rules.yml"
+PATIENCE_SECONDS: Final = 60.0
 _LINE = re.compile(r"(\w+)(\{[^}]*\})? (\S+)")
+
+
+def alert_names() -> list[str]:
+    """Those of the rules, without the prefix that all of them have."""
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule["alert"].removeprefix("QdrantBridge") for rule in group["rules"]]
 
 
 def parsed(text: str) -> dict[str, float]:
@@ -33,6 +51,9 @@ def parsed(text: str) -> dict[str, float]:
 def names(text: str) -> set[str]:
     """The metrics, by their TYPE lines."""
     return set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
+
+
+# --- promtool -------------------------------------------------------------------------------------
 
 
 def promtool(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -84,3 +105,110 @@ def _course(first: float, second: float, seconds: float) -> str:
     slope = (second - first) / seconds * 60
     sign = "-" if slope < 0 else "+"
     return f"{second!r}{sign}{abs(slope):.6f}x120" if slope else f"{second!r}x120"
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+class Prometheus:
+    """A server with the project's rules, which scrapes a target twice a second.
+
+    How long a condition has to last is divided by `HASTE` (two minutes are 0.2 s); the conditions are
+    the rules' own.
+    """
+
+    HASTE: Final = 600
+    _INTERVAL: Final = "500ms"
+
+    def __init__(self, directory: Path, target: str) -> None:
+        self._directory = directory
+        self._directory.mkdir()
+        self._address = f"127.0.0.1:{free_port()}"
+        (directory / "rules.yml").write_text(_hasty(self.HASTE))
+        self._configure(target)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _configure(self, *targets: str) -> None:
+        """As the deployment's configuration, but for where the daemon is looked for, and how often."""
+        config = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())
+        (scrape,) = config["scrape_configs"]
+        config["global"] = {
+            "scrape_interval": self._INTERVAL,
+            "scrape_timeout": self._INTERVAL,
+            "evaluation_interval": self._INTERVAL,
+        }
+        config["rule_files"] = [str(self._directory / "rules.yml")]
+        config["scrape_configs"] = [
+            {"job_name": scrape["job_name"], "static_configs": [{"targets": list(targets)}]}
+        ]
+        (self._directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Self:
+        assert SERVER is not None, MISSING_SERVER
+        with (self._directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    SERVER,
+                    f"--config.file={self._directory / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={self._directory / 'data'}",
+                    f"--web.listen-address={self._address}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(PATIENCE_SECONDS)
+
+    def lose_target(self) -> None:
+        """A configuration that has lost the daemon."""
+        assert self._process is not None
+        self._configure()
+        self._process.send_signal(signal.SIGHUP)
+
+    def ask(self, expression: str) -> list[float]:
+        """What it evaluates to now, one value a series."""
+        query = urllib.parse.urlencode({"query": expression})
+        return [float(one["value"][1]) for one in self._get(f"query?{query}")["result"]]
+
+    def firing(self) -> set[str]:
+        """The alerts that fire."""
+        alerts = self._get("alerts")["alerts"]
+        return {
+            one["labels"]["alertname"].removeprefix("QdrantBridge")
+            for one in alerts
+            if one["state"] == "firing"
+        }
+
+    def wait(self, condition: Callable[[Self], bool]) -> None:
+        """Return once it holds. Prometheus tells nobody what it has seen, so it is asked."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if condition(self):
+                    return
+            except OSError:
+                pass  # it does not listen yet
+            log = (self._directory / "log").read_text()
+            assert time.monotonic() < deadline, log[-4000:]
+            time.sleep(0.05)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/{path}", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)["data"]
+        return found
+
+
+def _hasty(haste: int) -> str:
+    """The rules, each of which fires that much sooner."""
+    rules = yaml.safe_load(RULES.read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            match = re.fullmatch(r"(\d+)m", rule["for"])
+            assert match is not None, rule["for"]
+            rule["for"] = f"{int(match[1]) * 60_000 // haste}ms"
+    return yaml.safe_dump(rules)
