@@ -6,9 +6,7 @@ on the path.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.programs import program
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "qdrant-bridge"
 RENDERED = ROOT / "deploy" / "kubernetes" / "qdrant-bridge.yaml"
 VERSIONS = ("1.25", "1.34")
 
 
-def tool(name: str) -> str | None:
-    """A program beside the interpreter, or on the path."""
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
-HELM, VALIDATE, CHECKOV = tool("helm"), tool("kubernetes-validate"), tool("checkov")
-# A limit of processor time only slows down; whoever deploys chooses digests and when to pull.
-NOT_ASKED_FOR = "CKV_K8S_11,CKV_K8S_15,CKV_K8S_43"
+HELM, VALIDATE = program("helm"), program("kubernetes-validate")
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed")
 
 
@@ -248,17 +240,3 @@ def test_the_rendered_file_fits_the_schemas_of_kubernetes(version: str) -> None:
         [VALIDATE, "--strict", "-k", version, str(RENDERED)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.long
-@pytest.mark.skipif(CHECKOV is None, reason="checkov is not installed (PyPI)")
-def test_checkov_finds_nothing_in_manifests_and_image() -> None:
-    assert CHECKOV is not None
-    for framework, path in (("kubernetes", RENDERED), ("dockerfile", ROOT / "deploy/Dockerfile")):
-        flags = ("--framework", framework, "--compact", "--quiet", "--skip-download")
-        done = subprocess.run(
-            [CHECKOV, "-f", str(path), *flags, "--skip-check", NOT_ASKED_FOR],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout
