@@ -19,7 +19,8 @@ from tests.support.docker import (
 )
 
 pytestmark = [
-    pytest.mark.long,
+    # Kafka, Connect and the rest of the tests share the machine's cores.
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(missing_engine()), reason=missing_engine() or "it is here"),
 ]
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -21,11 +23,13 @@ PYTHON_IMAGES: Final = ("python:3.13-slim-trixie", "python:3.13-slim")
 POSTGRES_IMAGES: Final = ("pgvector/pgvector:0.8.1-pg17", "pgvector/pgvector:pg17")
 QDRANT_IMAGE: Final = "qdrant/qdrant:v1.18.3"
 PROMETHEUS_IMAGES: Final = ("prom/prometheus:v3.5.0", "prom/prometheus:v2.53.3")
+GRAFANA_IMAGE: Final = "grafana/grafana:12.0.0"
 KAFKA_IMAGE: Final = "apache/kafka:4.3.1"
 CONNECT_IMAGE: Final = "quay.io/debezium/connect:3.7.0.Final"
 IMAGE_UNDER_TEST: Final = "qdrant-bridge:under-test"
 STAND_IN: Final = "qdrant-bridge-stand-in:under-test"
 _PULL_SECONDS: Final = 300.0
+_LINE_SECONDS: Final = 120.0
 
 
 def docker(
@@ -67,10 +71,14 @@ def image(*names: str) -> str | None:
     for name in names:
         if docker("image", "inspect", name).returncode == 0:
             return name
-    for name in names:
-        if docker("pull", "-q", name, timeout_seconds=_PULL_SECONDS).returncode == 0:
-            return name
-    return None
+    return next(filter(_pulled, names), None)
+
+
+def _pulled(name: str) -> bool:
+    try:
+        return docker("pull", "-q", name, timeout_seconds=_PULL_SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def build_bridge() -> str | None:
@@ -132,6 +140,25 @@ class Compose:
             *self._prefix, "logs", "--no-color", "--tail", "20", environment=self._environment
         )
         return done.stdout
+
+    def wait_line(self, service: str, text: str, began: datetime) -> None:
+        """Return once the service has said this since then; AssertionError after two minutes."""
+        command = ("docker", *self._prefix, "logs", "--follow", "--no-color", "--since")
+        with subprocess.Popen(
+            [*command, began.isoformat(), service],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self._environment},
+            cwd=ROOT,
+        ) as process:
+            patience = threading.Timer(_LINE_SECONDS, process.kill)
+            patience.start()
+            try:
+                assert process.stdout is not None
+                assert any(text in line for line in process.stdout), self.logs()
+            finally:
+                patience.cancel()
+                process.kill()
 
     def down(self) -> None:
         """Take everything away, data too."""
