@@ -26,8 +26,13 @@ def insert_position(connection: Connection) -> Lsn:
 
 
 def in_progress(connection: Connection) -> set[int]:
-    """The (32-bit) transactions that are under way: any other that has begun is visible by now."""
+    """The (32-bit) transactions that are under way: any other that has begun is visible by now.
+
+    A snapshot lists none of those that are younger than the last one that has ended. So one of our own
+    begins and ends before it is taken: every older one is listed then.
+    """
     with translated(connection=connection):
+        connection.execute("SELECT pg_catalog.pg_current_xact_id()")
         row = connection.execute("SELECT pg_catalog.pg_current_snapshot()::text").fetchone()
     snapshot = Snapshot.parse(str(row[0]) if row is not None else "")
     return {xid & _XID_BITS for xid in snapshot.in_progress}

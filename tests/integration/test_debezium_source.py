@@ -129,3 +129,17 @@ def test_a_column_that_is_made_again_is_taken_from_its_first_message_on(
         assert names(position()) == {"id", "more"}
     finally:
         tables.close()
+
+
+def test_the_newest_transaction_is_under_way_too(database: Database) -> None:
+    database.execute("CREATE TABLE docs (id bigint PRIMARY KEY)")
+    with (
+        connect(database.url, allow_plaintext=False) as looker,
+        database.connect(autocommit=False) as writer,
+    ):
+        # Nobody has begun or ended anything since: a snapshot does not list it.
+        writer.execute("INSERT INTO docs VALUES (1)")
+        ((xid,),) = writer.execute("SELECT pg_current_xact_id()::text").fetchall()
+        assert int(xid) & 0xFFFFFFFF in identities.in_progress(looker)
+        writer.commit()
+        assert int(xid) & 0xFFFFFFFF not in identities.in_progress(looker)
