@@ -44,8 +44,9 @@ from sync.daemon import tune_collector
 from sync.debezium_daemon import KafkaDaemon
 from sync.debezium_modes import Modes
 from sync.debezium_options import KafkaOptions
-from sync.kafka import Consumer, KafkaPlace, Membership, Rebalance
+from sync.kafka import Consumer, Membership, Rebalance
 from sync.kafka_partition import Partition
+from sync.kafka_place import KafkaPlace
 from sync.windows import Limits
 from tests.support.kafka_stack import Topic, stack
 

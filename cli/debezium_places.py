@@ -15,8 +15,9 @@ from sync.connect import Connector, read_connector
 from sync.debezium_daemon import KafkaDaemon
 from sync.debezium_modes import Modes
 from sync.debezium_options import KafkaOptions
-from sync.kafka import Consumer, KafkaPlace, Membership
+from sync.kafka import Consumer, Membership
 from sync.kafka_partition import Partition
+from sync.kafka_place import KafkaPlace
 from sync.windows import Limits
 
 T = TypeVar("T")

@@ -25,7 +25,8 @@ from bridge.retry import Retry, decide
 from bridge.stream_state import StopNote
 from sync.debezium_options import Abandoned, KafkaOptions
 from sync.debezium_session import Session
-from sync.kafka import Consumer, KafkaPlace, Membership
+from sync.kafka import Consumer, Membership
+from sync.kafka_place import KafkaPlace
 from sync.letters import Letters
 
 DRAIN_SECONDS = 30.0

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from bridge.errors import Unreachable
 from sync.debezium_modes import Modes
 from sync.debezium_reread import WithoutPostgres
-from sync.kafka import KafkaPlace, Membership
+from sync.kafka import Membership
+from sync.kafka_place import KafkaPlace
 from sync.windows import Limits
 
 SAVE_SECONDS = 1.0

@@ -19,14 +19,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from bridge.errors import Unreachable, UsageError
 from bridge.lease import boottime
 from sync.debezium import Record
 from sync.kafka_offsets import gap
 from sync.kafka_partition import Partition
+from sync.kafka_place import KafkaPlace
+from sync.kafka_probe import require_understanding
 
 with warnings.catch_warnings():
     # It asks importlib.resources in a way that Python 3.11 has deprecated.
@@ -35,6 +37,7 @@ with warnings.catch_warnings():
     from kafka import errors
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor  # type: ignore[import-untyped]
     from kafka.coordinator.assignors.range import RangePartitionAssignor  # type: ignore[import-untyped]
+    from kafka.net.sasl import get_sasl_mechanism  # type: ignore[import-untyped]
     from kafka.record.util import crc32c_c  # type: ignore[import-untyped]
     from kafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 
@@ -52,42 +55,6 @@ _BOOTSTRAP_MS = 10_000
 
 class NotOwner(Unreachable):
     """The partitions belong to another process of the group by now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KafkaPlace:
-    """Which brokers, and how to speak to them."""
-
-    bootstrap_servers: tuple[str, ...]
-    security: Literal["plaintext", "tls"] = "plaintext"
-    sasl: Literal["none", "plain", "scram-sha-256", "scram-sha-512"] = "none"
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca_file: str | None = None
-    certificate_file: str | None = None
-    key_file: str | None = None
-
-    def client_settings(self) -> dict[str, Any]:
-        """As kafka-python calls them."""
-        tls = self.security == "tls"
-        settings: dict[str, Any] = {
-            "bootstrap_servers": list(self.bootstrap_servers),
-            "security_protocol": f"{'SASL_' if self.sasl != 'none' else ''}"
-            f"{'SSL' if tls else 'PLAINTEXT'}",
-        }
-        if self.sasl != "none":
-            settings |= {
-                "sasl_mechanism": self.sasl.upper(),
-                "sasl_plain_username": self.username,
-                "sasl_plain_password": self.password,
-            }
-        if tls:
-            settings |= {
-                "ssl_cafile": self.ca_file,
-                "ssl_certfile": self.certificate_file,
-                "ssl_keyfile": self.key_file,
-            }
-        return settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +88,7 @@ class Consumer:
     """A member of the group, or (without `membership`) somebody who only looks."""
 
     def __init__(self, place: KafkaPlace, membership: Membership | None = None) -> None:
+        require_understanding(place, lambda: _mechanism(place))
         settings = place.client_settings() | {
             "auto_offset_reset": "none",
             "enable_auto_commit": False,
@@ -352,6 +320,11 @@ def _member_settings(membership: Membership) -> dict[str, Any]:
     }
 
 
+def _mechanism(place: KafkaPlace) -> Any:
+    settings = place.client_settings()
+    return get_sasl_mechanism(settings["sasl_mechanism"])(**settings)
+
+
 def _theirs(partition: Partition) -> Any:
     return TopicPartition(partition.topic, partition.number)
 
@@ -404,7 +377,10 @@ def translated() -> Iterator[None]:
             f"Kafka refuses: {type(error).__name__}", hint="see kafka: in the configuration"
         ) from error
     except (errors.KafkaError, OSError) as error:
-        raise Unreachable(f"Kafka does not answer ({type(error).__name__})") from error
+        raise Unreachable(
+            f"Kafka does not answer ({type(error).__name__})",
+            hint="is kafka.bootstrap_servers right, and does the broker run?",
+        ) from error
 
 
 def topic_settings(place: KafkaPlace, topic: str) -> dict[str, str]:

@@ -26,8 +26,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from sync.kafka import Consumer, KafkaPlace
+from sync.kafka import Consumer
 from sync.kafka_partition import Partition
+from sync.kafka_place import KafkaPlace
 from tests.support.processes import children
 
 with warnings.catch_warnings():
@@ -51,6 +52,8 @@ class Stack:
     postgres: str = ""
     postgres_port: int = 0
     directory: str = ""
+    secure: Mapping[str, int] = field(default_factory=dict)
+    """By name, the ports of listeners for clients that authenticate."""
 
     @property
     def place(self) -> KafkaPlace:
@@ -74,7 +77,7 @@ class Stack:
 def stack(*arguments: str) -> Iterator[Stack]:
     """Start it; or use the one whose addresses are in KAFKA_STACK, a file."""
     running = os.environ.get("KAFKA_STACK")
-    if running:
+    if running and not arguments:
         yield Stack(**json.loads(Path(running).read_text()))
         return
     if shutil.which("java") is None or shutil.which("mvn") is None:

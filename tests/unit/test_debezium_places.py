@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from bridge.errors import StopError, UsageError
 from cli.debezium_command import require_snapshot_mode
 from cli.debezium_places import kafka_place, kafka_settings, modes_of
 from sync.connect import Connector
+from tests.support.tls import AUTHORITY
 
 
 def settings(**kafka: Any) -> Settings:
@@ -41,7 +43,7 @@ def test_another_broker_needs_tls() -> None:
     assert "tls" in caught.value.hint
 
 
-def test_tls_with_a_password_and_a_certificate() -> None:
+def test_tls_with_a_password() -> None:
     place = kafka_place(
         settings(
             bootstrap_servers=["kafka.internal:9093"],
@@ -49,22 +51,37 @@ def test_tls_with_a_password_and_a_certificate() -> None:
             sasl="scram-sha-512",
             username="bridge",
             password="hidden",
-            ca_file="/ca.pem",
-            certificate_file="/cert.pem",
-            key_file="/key.pem",
+            ca_file=str(AUTHORITY),
         )
     )
-    assert place.client_settings() == {
+    found = place.client_settings()
+    context = found.pop("ssl_context")
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.cert_store_stats()["x509_ca"] == 1
+    assert found == {
         "bootstrap_servers": ["kafka.internal:9093"],
         "security_protocol": "SASL_SSL",
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_plain_username": "bridge",
         "sasl_plain_password": "hidden",
-        "ssl_cafile": "/ca.pem",
-        "ssl_certfile": "/cert.pem",
-        "ssl_keyfile": "/key.pem",
     }
     assert "hidden" not in repr(place)
+
+
+@pytest.mark.parametrize(
+    ("files", "setting"),
+    [
+        ({"ca_file": "/nowhere.pem"}, "kafka.ca_file"),
+        ({"ca_file": __file__}, "kafka.ca_file"),
+        ({"certificate_file": str(AUTHORITY), "key_file": "/nowhere.key"}, "kafka.key_file"),
+        ({"certificate_file": str(AUTHORITY), "key_file": __file__}, "kafka.key_file"),
+    ],
+)
+def test_certificates_that_cannot_be_read_are_named(files: dict[str, str], setting: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        kafka_place(settings(security="tls", **files)).client_settings()
+    assert setting in caught.value.hint
 
 
 def test_sasl_needs_a_user_and_a_password() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sync.kafka import Consumer, KafkaPlace, Membership, Rebalance
+from sync.kafka import Consumer, Membership, Rebalance
 from sync.kafka_partition import Partition
+from sync.kafka_place import KafkaPlace
 
 PLACE = KafkaPlace(bootstrap_servers=("localhost:9092",))
 MEMBER = Membership(group="shop", session_timeout_seconds=45, fetch_bytes=1 << 20)

