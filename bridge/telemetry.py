@@ -29,6 +29,7 @@ EVENTS: Final = {
     "dead_letter": "a row was set aside; table, reason",
     "request_began": "what another command asked for is being done; action, table",
     "request_ended": "what another command asked for is done, or failed; action, table",
+    "request_waiting": "what another command asked for cannot go on just now; table, reason",
     "socket_unavailable": "other commands cannot reach an Edge directory through this one; reason",
     "source_unseen": "Postgres' position cannot be looked up for status and metrics; reason",
     "assigned": "partitions of Kafka are read by this process from now on; partitions",

@@ -12,13 +12,15 @@ from rich.text import Text
 
 from backfill.retry_letters import Outcome, retry_letters
 from bridge import requests
-from bridge.config import Settings
+from bridge.config import Effective, Settings
 from bridge.errors import CheckFailed, UsageError
-from bridge.kafka_status import is_read_from_kafka
+from bridge.kafka_state import read_kafka
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
+from bridge.requests import Request
 from bridge.state import Record
 from cli import options as o
+from cli.debezium_requests import execute_in_group
 from cli.help import Command, Group
 from cli.holder import await_holder, is_held
 from cli.output import counted, note, out, print_json
@@ -177,12 +179,9 @@ def retry(
         outcome = retry_of_index(
             settings, [record for _name, record in chosen if of_index(record)], target, store
         )
-        if records and is_read_from_kafka(store):
-            raise UsageError(
-                "processes read the pipeline's topics: a row that is written beside them may be overtaken",
-                hint="stop them first; or let the row's next change supersede the letter",
-            )
-        if records and is_held(store):
+        if records and settings.reads_kafka and read_kafka(store) is not None:
+            outcome += _through_group(flags.load(), target, store, records)
+        elif records and is_held(store):
             outcome += _hand_over(store, records)
         elif records:
             outcome += retry_letters(
@@ -206,21 +205,47 @@ def retry(
 
 def _hand_over(store: QdrantState, records: Sequence[Record]) -> Outcome:
     """The daemon does it within its stream, where nothing can be newer than what it reads."""
+    asked = _requests(records)
+    for request in asked:
+        requests.ask(store, request)
+    return _outcome(await_holder(store, asked, lambda request: None))
+
+
+def _through_group(
+    effective: Effective, target: Target, store: QdrantState, records: Sequence[Record]
+) -> Outcome:
+    """A process of the group does it, beside the topics. A message whose key nobody could read has
+    no row."""
+    rows = [record for record in records if record["key"] != record["position"]]
+    outcome = Outcome(kept=len(records) - len(rows))
+    if outcome.kept:
+        note(
+            f"{counted(outcome.kept, 'message')} without a key that could be read: nobody knows which "
+            "row; dead-letters drop forgets them"
+        )
+    if rows:
+        ended = execute_in_group(effective, target, store, _requests(rows), lambda request: None)
+        outcome += _outcome(ended)
+    return outcome
+
+
+def _requests(records: Sequence[Record]) -> list[Request]:
     by_table: dict[str, list[str]] = {}
     for record in records:
         by_table.setdefault(record["table"], []).append(record["key"])
-    asked = [
+    return [
         requests.make("retry", table, keys=tuple(keys), waited_for=True)
         for table, keys in by_table.items()
     ]
-    for request in asked:
-        requests.ask(store, request)
+
+
+def _outcome(ended: Sequence[Request]) -> Outcome:
     outcome = Outcome()
-    for ended in await_holder(store, asked, lambda request: None):
-        progress = ended.progress
+    for request in ended:
+        progress = request.progress
         if progress.stage == "failed":
             raise CheckFailed(
-                f"{ended.table}: {progress.reason}", hint=progress.hint, table=ended.table
+                f"{request.table}: {progress.reason}", hint=progress.hint, table=request.table
             )
         outcome += Outcome(written=progress.written, gone=progress.gone, kept=progress.letters)
     return outcome

@@ -26,6 +26,7 @@ from bridge.status import read_stream
 from bridge.stream_state import StreamState
 from bridge.table_names import format_table_name, parse_table_name
 from cli import options as o
+from cli.debezium_requests import execute_in_group
 from cli.handoff import tell_blockers
 from cli.help import Command
 from cli.holder import await_holder, execute, holding, is_held
@@ -45,7 +46,8 @@ Examples:
   qdrant-bridge resync public.docs --from 1000 --to 2000 --config bridge.yaml
   qdrant-bridge resync --all --config bridge.yaml
 
-A daemon that runs does it within its stream; else this command follows the stream for so long. After
+A daemon that runs does it within its stream; else this command follows the stream for so long. Through
+Kafka, a process of the group does it beside the topics; else this command is one for so long. After
 SLOT_LOST and the like, --all begins again: another slot, every table copied, points without a row removed.
 """
 
@@ -109,9 +111,16 @@ def resync(
     names = list(effective.settings.tables) if table is None else [_configured(effective, table)]
     with open_target(effective.settings, beside=True) as place:
         store = begun_state(place.target, effective.settings)
-        stream = _require_stream(store)
+        reads_kafka = effective.settings.reads_kafka
+        stream = None if reads_kafka else _require_stream(store)
         wanted = [_request(effective, name, wait, first, last) for name in names]
-        ended = _carry_out(effective, place, stream, wanted, everything, yes, wait)
+        if stream is None:
+            with _Watched() as watched:
+                ended = execute_in_group(
+                    effective, place.target, store, wanted, watched.show, wait=wait
+                )
+        else:
+            ended = _carry_out(effective, place, stream, wanted, everything, yes, wait)
     _report(ended, as_json)
 
 
@@ -119,8 +128,8 @@ def _require_stream(store: QdrantState) -> StreamState:
     stream = read_stream(store)
     if stream is None and read_kafka(store) is not None:
         raise UsageError(
-            f"pipeline {store.pipeline} reads Kafka: its processes do not read tables again",
-            hint="rewind the consumer group while they are stopped: what the topics hold is read again",
+            f"pipeline {store.pipeline} reads Kafka, and the configuration does not say so",
+            hint="sync: {source: debezium} and kafka:, as its processes have them",
         )
     if stream is None or stream.phase == "backfill":
         raise UsageError(

@@ -2,6 +2,7 @@
 
     a daemon runs      it gets requests, and executes them inside its stream
     none runs          this process is the holder for so long, and runs the stream itself
+    it reads Kafka     a process of the group executes them beside the topics, or this one is a member
     no stream          this process takes the lease, reads the rows again and writes them
 
 Extras of a stream go by the last step of a resync, which knows what the stream has written meanwhile; it is
@@ -18,12 +19,13 @@ from bridge import requests
 from bridge.config import Effective
 from bridge.config_tables import TableSettings
 from bridge.errors import UsageError
-from bridge.kafka_status import is_read_from_kafka
+from bridge.kafka_state import read_kafka
 from bridge.postgres.connection import connect
 from bridge.postgres.verify_reads import some_key
 from bridge.qdrant.state import QdrantState
 from bridge.requests import Request
 from bridge.status import read_stream
+from cli.debezium_requests import execute_in_group
 from cli.holder import await_holder, execute, holding, is_held
 from cli.output import note
 from cli.places import Place, begun_state, pipeline_name, postgres_url
@@ -52,11 +54,8 @@ class Mender:
         """Carry one out; returns when it is durable."""
         if read_stream(self._store) is not None:
             return self._through_stream(repair, subject)
-        if is_read_from_kafka(self._store):
-            raise UsageError(
-                "processes read the pipeline's topics: a row that is written beside them may be overtaken",
-                hint="stop them first, and repair then",
-            )
+        if read_kafka(self._store) is not None:
+            return self._through_group(repair, subject)
         return self._directly(repair, subject, comparison)
 
     # --- with a stream -------------------------------------------------------------------------
@@ -72,13 +71,12 @@ class Mender:
                 for request in asked:
                     requests.ask(self._store, request)
                 ended = execute(self._effective, mine, asked, _tell)
-        return Repaired(
-            repair=repair,
-            extras_kept=any(request.progress.extras_kept for request in ended),
-            problems=tuple(
-                request.progress.reason for request in ended if request.progress.stage == "failed"
-            ),
-        )
+        return _repaired(repair, ended)
+
+    def _through_group(self, repair: Repair, subject: Subject) -> Repaired:
+        asked = self._requests(repair, subject)
+        ended = execute_in_group(self._effective, self._place.target, self._store, asked, _tell)
+        return _repaired(repair, ended)
 
     def _requests(self, repair: Repair, subject: Subject) -> list[Request]:
         table = repair.table
@@ -149,6 +147,16 @@ class Mender:
             for name, table in self._tables.items()
             if name in (subject.table, subject.table.partition(".")[2])
         ]
+
+
+def _repaired(repair: Repair, ended: Sequence[Request]) -> Repaired:
+    return Repaired(
+        repair=repair,
+        extras_kept=any(request.progress.extras_kept for request in ended),
+        problems=tuple(
+            request.progress.reason for request in ended if request.progress.stage == "failed"
+        ),
+    )
 
 
 def _tell(request: Request) -> None:

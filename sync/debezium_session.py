@@ -29,22 +29,24 @@ from typing import Any, Protocol
 from bridge.config_tables import TableSettings
 from bridge.errors import Unreachable
 from bridge.failpoints import failpoint
-from bridge.kafka_state import KafkaState, PartitionState, partition_name, read_partitions
+from bridge.kafka_state import KafkaState, PartitionState, partition_name
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.retry import Retry
 from bridge.stream_state import TableCounts
 from sync.debezium import Record
+from sync.debezium_aside import Aside
 from sync.debezium_options import KafkaOptions
 from sync.debezium_reread import NoSource, VisibleSource
 from sync.debezium_tables import TopicTables
-from sync.debezium_truncate import Truncates
+from sync.debezium_truncate import Truncates, concerned, reopen
 from sync.debezium_window import Collector, KafkaWindow
 from sync.debezium_writer import WindowWriter, Written
-from sync.kafka import Consumer, KafkaPlace, Membership, NotOwner, Rebalance
+from sync.kafka import Consumer, Membership, NotOwner, Rebalance
 from sync.kafka_claim import Owned, claim
 from sync.kafka_offsets import Held, start_offset
 from sync.kafka_partition import Partition
+from sync.kafka_place import KafkaPlace
 from sync.letters import Letters
 
 REVOKE_SECONDS = 20.0
@@ -115,8 +117,6 @@ class Session(Rebalance):
         self._queue: deque[KafkaWindow] = deque()
         self._flying: deque[tuple[KafkaWindow, Future[Written]]] = deque()
         self._saved_at = 0.0
-        self._settled_at = 0.0
-        self._settling: Future[None] | None = None
 
     @property
     def partitions(self) -> list[PartitionState]:
@@ -129,7 +129,7 @@ class Session(Rebalance):
             self._tables = self._open_tables(stack)
             self._collector = Collector(self._options.limits, self._tables, clock=self._clock)
             self._writer = self._make_writer(stack)
-            self._executor = stack.enter_context(ThreadPoolExecutor(1, "writer"))
+            self._aside = self._make_aside(stack)
             # Before the executor waits for what is under way.
             stack.callback(self._process.abandon, True)
             self._consumer.subscribe(self._options.topics, self)
@@ -210,6 +210,25 @@ class Session(Rebalance):
             without_postgres=options.without_postgres,
         )
 
+    def _make_aside(self, stack: ExitStack) -> Aside:
+        """And the writing thread, which it shares with the windows."""
+        assert self._process.letters is not None  # noqa: S101 - made with the writer
+        closing = stack.enter_context(ExitStack())  # when the thread has ended
+        self._executor = stack.enter_context(ThreadPoolExecutor(1, "writer"))
+        aside = Aside.of(
+            self._executor,
+            self._writer,
+            self._process.letters,
+            self._tables,
+            store=self._store,
+            retry=self._process.retry,
+            tell=self._process.tell,
+            settle_seconds=self._options.save_seconds,
+            clock=self._clock,
+        )
+        closing.callback(aside.close)
+        return aside
+
     def _ends_of(self, topic: str) -> Sequence[int]:
         """Where a topic's partitions end: asked over a connection of its own, in the writing thread."""
         looker = self._connect(self._options.place, None)
@@ -227,7 +246,8 @@ class Session(Rebalance):
         while not self._process.stopping:
             self._tables.look()
             due = collector.due_in()
-            records = consumer.poll(POLL_SECONDS if due is None else min(due, POLL_SECONDS))
+            patience = min(POLL_SECONDS, self._aside.due_in())
+            records = consumer.poll(patience if due is None else min(due, patience))
             self._start_assigned()
             failpoint("sync.decode")
             self._collect(records)
@@ -237,7 +257,7 @@ class Session(Rebalance):
             if self._queue:
                 self._wait_for_room()
             self._save_if_due()
-            self._settle_if_due()
+            self._aside.go_on(set(self._owned))
 
         if not self.drained(self._process.drain_seconds):
             self._process.tell("drain_timeout")
@@ -342,25 +362,6 @@ class Session(Rebalance):
                 owned.dirty = not told
         failpoint("sync.after_acknowledge")
 
-    def _settle_if_due(self) -> None:
-        """Truncates that wait for other partitions, looked at as often as offsets are saved."""
-        if self._settling is not None:
-            if not self._settling.done():
-                return
-            self._settling.result()
-            self._settling = None
-            return
-        idle = not self._flying and self._saved_at != self._settled_at
-        if idle and self._owned and self._writer.truncates.may_wait():
-            self._settled_at = self._saved_at
-            try:
-                partitions = read_partitions(self._store)
-            except Unreachable:
-                return  # looked at again when offsets are saved
-            self._settling = self._executor.submit(
-                self._writer.truncates.settle, set(self._owned), partitions
-            )
-
     # --- the group -----------------------------------------------------------------------------
 
     def assigned(self, partitions: list[Partition]) -> None:
@@ -415,7 +416,9 @@ class Session(Rebalance):
             )
         # Until the first window is saved, what is known to be durable stays known.
         durable = state if recorded is None else replace(state, offset=recorded.offset)
-        claim(self._store, durable, recorded)
+        again = concerned(self._store, partition, offset)
+        claim(self._store, state if again else durable, recorded)
+        reopen(self._store, again)
         return Owned(state, held.end, self._clock())
 
     def revoked(self, partitions: list[Partition]) -> None:
@@ -452,21 +455,12 @@ class Session(Rebalance):
             self._pump()
             wait(self._under_way()[:1], timeout=max(0.0, min(0.1, deadline - self._clock())))
             self._reap()
-        self._forget_settling()
+        self._aside.forget()
         return True
 
-    def _forget_settling(self) -> None:
-        """It has ended. Where it could not go on, it is done again by whoever has the partition."""
-        settling, self._settling = self._settling, None
-        error = None if settling is None else settling.exception()
-        if error is not None and not isinstance(error, Unreachable):
-            raise error
-
     def _under_way(self) -> list[Future[Any]]:
-        """What the writing thread has not done yet; looking for what truncates left included."""
-        settling = [] if self._settling is None else [self._settling]
-        flying = [future for _window, future in self._flying]
-        return flying + [future for future in settling if not future.done()]
+        """What the writing thread has not done yet."""
+        return [*(future for _window, future in self._flying), *self._aside.under_way]
 
     def _abandon_all(self) -> None:
         """Returns when nothing is under way any more."""
@@ -481,7 +475,7 @@ class Session(Rebalance):
                 self._advance(window, future.result())
             elif not isinstance(error, Unreachable):
                 raise error
-        self._forget_settling()
+        self._aside.forget()
         self._process.abandon(False)
 
     def _rewind(self, partitions: list[Partition]) -> None:

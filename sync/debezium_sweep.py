@@ -3,12 +3,14 @@
 Of each page of points:
 
     1. those whose row is not there are looked up once more, and removed if it still is not
-    2. those whose row is there by now are written, unless somebody has written the point meanwhile
-    3. of those that were written, the rows are looked up again: one that is gone by then had its delete
-       applied before we wrote, perhaps, so it begins again with 1
+    2. whatever was under way in Postgres then is waited for, while other pages are gone through: a change
+       that was applied before the removal is visible by then, and not always before
+    3. those whose row is there by now are written, unless somebody has written the point meanwhile
+    4. of those that were written, the rows are looked up again, after a wait as in 2: one that is gone
+       by then had its delete applied before we wrote, perhaps, so it begins again with 1
 
-What a row became later comes in the topic after that. Nothing is kept from one page to the next, so a
-crash leaves nothing: whoever goes on begins again.
+What a row became later comes in the topic after that. A crash leaves nothing: whoever goes on begins
+again.
 
 An id that tells its key is looked up by it. Those that do not (hashed ones) are collected up to a
 bound, and all keys of the table are gone through for each such batch.
@@ -16,7 +18,9 @@ bound, and all keys of the table are gone through for each such batch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -39,6 +43,8 @@ _KEYS_A_PAGE = 20_000
 _PAGE_BYTES = 64 * 1024 * 1024
 _ROWS_A_WRITE = 256
 _LOCKED_SECONDS = 0.05
+MOST_UNSURE = 200_000
+"""Points that were removed or written and not looked at again; beyond it no more are."""
 
 _INTEGERS = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 
@@ -108,8 +114,18 @@ def table_gone(label: str) -> StopError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsure:
+    """Points that were written, or removed, and what was under way then."""
+
+    ids: set[PointId]
+    written: bool
+    awaited: set[int]
+
+
 class Sweep:
-    """One, of one table. `insert` writes rows whose points are not there."""
+    """One, of one table. `insert` writes rows whose points are not there. `removed` counts; where
+    nothing `may_go`, what would have been."""
 
     def __init__(
         self,
@@ -120,6 +136,7 @@ class Sweep:
         retry: Retry,
         insert: Callable[[StreamTable, Sequence[Row]], None],
         untold_at_once: int = UNTOLD_AT_ONCE,
+        may_go: bool = True,
     ) -> None:
         self._table = table
         self._rows = rows
@@ -127,11 +144,14 @@ class Sweep:
         self._retry = retry
         self._insert = insert
         self._untold_at_once = untold_at_once
+        self._may_go = may_go
         self._collection = table.mapping.collection.name
+        self._unsure: deque[_Unsure] = deque()
         self.removed = 0
 
-    def run(self) -> None:
-        """Go through the collection. Unreachable leaves it to be done again."""
+    def steps(self) -> Iterator[bool]:
+        """Go through the collection, piece by piece. Each time: whether the next piece can be done at
+        once, or something that is under way has to end first. Unreachable leaves it to be done again."""
         untold: list[PointId] = []
         for ids in self._pages():
             told = {identity: texts for identity in ids if (texts := self._told(identity))}
@@ -140,7 +160,13 @@ class Sweep:
             if len(untold) >= self._untold_at_once:
                 self._compare(set(untold))
                 untold = []
+            self._make_sure()
+            yield True
+            while sum(len(one.ids) for one in self._unsure) > MOST_UNSURE:
+                yield self._make_sure()
         self._compare(set(untold))
+        while self._unsure:
+            yield self._make_sure()
         self._target.flush()
 
     def _pages(self) -> Iterator[list[PointId]]:
@@ -159,22 +185,37 @@ class Sweep:
                 return
 
     def _compare(self, ids: set[PointId]) -> None:
-        while ids:
-            absent = ids - self._present(ids).keys()
-            if absent:
-                absent -= self._present(absent).keys()  # the look that counts, right before
-            if not absent:
-                return
+        absent = ids - self._present(ids).keys()
+        if absent:
+            absent -= self._present(absent).keys()  # the look that counts, right before
+        if absent:
             self._remove(sorted(absent, key=str))
-            back = self._present(absent)
+
+    def _make_sure(self) -> bool:
+        """Look again at what was removed or written first; whether it was time to."""
+        if not self._unsure:
+            return True
+        oldest = self._unsure[0]
+        if oldest.awaited and oldest.awaited & self._rows.in_progress():
+            return False
+        self._unsure.popleft()
+        if oldest.written:
+            self._compare(oldest.ids)
+            return True
+        back = self._present(oldest.ids)
+        if back:
             self._write(list(back.values()))
-            ids = set(back)
+            self._unsure.append(_Unsure(set(back), True, self._rows.in_progress()))
+        return True
 
     def _remove(self, ids: Sequence[PointId]) -> None:
+        self.removed += len(ids)
+        if not self._may_go:
+            return
         for start in range(0, len(ids), IDS_A_PAGE):
             part = ids[start : start + IDS_A_PAGE]
             self._retry.call(partial(self._target.delete, self._collection, part))
-        self.removed += len(ids)
+        self._unsure.append(_Unsure(set(ids), False, self._rows.in_progress()))
 
     def _write(self, keys: Sequence[Texts]) -> None:
         selection = self._table.layout.selection

@@ -11,19 +11,23 @@ The message lies in one partition and says nothing of the order against rows in 
 
 Where only a part of the table was emptied (one of its partitions), or its rows come in several topics,
 nothing is cleared and nothing is dropped by position, since other rows are as they were: 1 and 3 only.
+Such a truncate is settled once more whenever a partition is read again from before its end (after a
+crash, or a rewind): rows that were removed come back with it. Whoever takes the partition says so in
+the record (`reopen`) before he reads, and a sweep that began before that does not count (`token`).
 
 What a crash leaves is the record; the owner of the message's partition goes on with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from bridge.errors import StopError
-from bridge.kafka_state import PartitionState
+from bridge.kafka_state import PartitionState, Records
 from bridge.postgres.connection import Connection, connect
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
@@ -35,6 +39,7 @@ from sync.kafka_partition import Partition
 from sync.tables import Row, StreamTable
 
 _PREFIX = "truncate/"
+WAIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ class TruncateNote:
     ends: Mapping[str, tuple[int, ...]]
     whole: bool = True
     done: bool = False
+    token: str = ""
 
     @property
     def name(self) -> str:
@@ -63,6 +69,42 @@ class TruncateNote:
         if not isinstance(ends, Mapping):  # of the message's topic alone, as it once was
             ends = {record["topic"]: ends} if ends else {}
         return cls(**{**record, "ends": {topic: tuple(found) for topic, found in ends.items()}})
+
+    def concerns(self, partition: Partition, offset: int) -> bool:
+        """Whether reading this partition from here may bring rows back that it had removed."""
+        if self.whole:
+            return False  # dropped by their position
+        ends = self.ends.get(partition.topic, ())
+        return not self.ends or (partition.number < len(ends) and ends[partition.number] > offset)
+
+
+def concerned(store: Records, partition: Partition, offset: int) -> list[TruncateNote]:
+    """The truncates that have to be settled once more if this partition is read from here."""
+    found = [
+        TruncateNote.from_record(record)
+        for name, record in store.records("stream")
+        if name.startswith(_PREFIX)
+    ]
+    return [note for note in found if note.concerns(partition, offset)]
+
+
+def reopen(store: QdrantState, notes: Sequence[TruncateNote]) -> None:
+    """They are not settled, whatever is under way. The partition's record must tell already that
+    it is read from there."""
+    for note in notes:
+        store.put("stream", note.name, asdict(replace(note, done=False, token=_token())))
+
+
+def _token() -> str:
+    return uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweeping:
+    notes: Sequence[TruncateNote]
+    rows: Rows
+    sweep: Sweep
+    steps: Iterator[bool]
 
 
 class Truncates:
@@ -97,6 +139,7 @@ class Truncates:
         self._tell = tell
         self._open_rows = open_rows
         self._awaited: dict[str, set[int]] = {}
+        self._sweeping: _Sweeping | None = None
         if postgres_url is not None:
 
             def open_source() -> Rows:
@@ -129,6 +172,7 @@ class Truncates:
             partition=emptied.partition.number,
             ends={},
             whole=whole,
+            token=_token(),
         )
         known = self._note(note.name)
         if whole and known is not None and known.lsn >= note.lsn:
@@ -138,6 +182,11 @@ class Truncates:
         self._save(replace(note, ends=self._retry.call(lambda: self._ends(label))))
         self._tell("truncate_noted", table=label)
         return False
+
+    @property
+    def open_rows(self) -> Callable[[], Rows] | None:
+        """How Postgres is asked; None without its url."""
+        return self._open_rows
 
     def before(self, label: str, topics: Sequence[str]) -> int | None:
         """Changes of the table from before this position do not count; None if all do."""
@@ -155,8 +204,16 @@ class Truncates:
             for label, topics in self._topics_of.items()
         )
 
-    def settle(self, owned: set[Partition], partitions: Sequence[PartitionState]) -> None:
-        """Carry out what is due of those whose partition is ours."""
+    def settle(
+        self, owned: set[Partition], partitions: Callable[[], Sequence[PartitionState]]
+    ) -> float | None:
+        """A bounded piece of carrying out what is due of those whose partition is ours: the seconds
+        after which the next piece makes sense, None if nothing is due."""
+        sweeping = self._sweeping
+        if sweeping is not None:
+            if all(Partition(note.topic, note.partition) in owned for note in sweeping.notes):
+                return self._advance(sweeping)
+            self.give_up()
         due: dict[str, list[TruncateNote]] = {}
         for name, record in list(self._store.records("stream")):
             if not name.startswith(_PREFIX):
@@ -164,13 +221,17 @@ class Truncates:
             note = TruncateNote.from_record(record)
             if note.done or Partition(note.topic, note.partition) not in owned:
                 continue
-            if not note.ends:
-                note = replace(note, ends=self._ends(note.label))
+            if not (note.ends and note.token):
+                ends = note.ends or self._ends(note.label)
+                note = replace(note, ends=ends, token=_token())
                 self._save(note)
-            if _passed(note, partitions):
+            # Read behind the note: who reopens it says before where he reads.
+            if _passed(note, partitions()):
                 due.setdefault(note.label, []).append(note)
         for notes in due.values():
-            self._sweep(notes)
+            if self._begin_sweep(notes):
+                return 0.0
+        return None
 
     def _ends(self, label: str) -> dict[str, tuple[int, ...]]:
         return {topic: tuple(self._ends_of(topic)) for topic in self._topics_of[label]}
@@ -195,24 +256,56 @@ class Truncates:
 
     # --- points without a row ------------------------------------------------------------------
 
-    def _sweep(self, notes: Sequence[TruncateNote]) -> None:
-        """One goes for all that are due of a table."""
-        label = notes[0].label
+    def _begin_sweep(self, notes: Sequence[TruncateNote]) -> bool:
+        """One goes for all that are due of a table; whether it has begun."""
         table = self._tables.table(notes[0].topic).table
         assert self._open_rows is not None  # noqa: S101 - there is no note without it
         rows = self._open_rows()
         try:
             rows.require(table.mapping.table)
             if not self._visible(notes, rows):
-                return
-            sweep = Sweep(table, rows, self._target, retry=self._retry, insert=self._insert)
-            sweep.run()
-        finally:
+                rows.close()
+                return False
+        except BaseException:
             rows.close()
-        for note in notes:
-            self._awaited.pop(f"{note.name}@{note.lsn}", None)
-            self._save(replace(note, done=True))
-        self._tell("truncate_settled", table=label, removed=sweep.removed)
+            raise
+        sweep = self.sweep(table, rows)
+        self._sweeping = _Sweeping(notes, rows, sweep, sweep.steps())
+        return True
+
+    def sweep(self, table: StreamTable, rows: Rows, may_go: bool = True) -> Sweep:
+        """One of a table, not begun."""
+        return Sweep(
+            table, rows, self._target, retry=self._retry, insert=self._insert, may_go=may_go
+        )
+
+    def _advance(self, sweeping: _Sweeping) -> float:
+        try:
+            at_once = next(sweeping.steps, None)
+        except BaseException:
+            self.give_up()
+            raise
+        if at_once is not None:
+            return 0.0 if at_once else WAIT_SECONDS
+        self.give_up()
+        if all([self._mark_done(note) for note in sweeping.notes]):
+            label = sweeping.notes[0].label
+            self._tell("truncate_settled", table=label, removed=sweeping.sweep.removed)
+        return 0.0
+
+    def _mark_done(self, note: TruncateNote) -> bool:
+        """Unless somebody has reopened it meanwhile; then it is gone through again."""
+        self._awaited.pop(f"{note.name}@{note.lsn}", None)
+        done = asdict(replace(note, done=True))
+        put = partial(self._store.put_if, "stream", note.name, done, matching={"token": note.token})
+        stored = self._retry.call(put)
+        return stored is not None and stored["token"] == note.token
+
+    def give_up(self) -> None:
+        """A sweep that is under way is begun again by whoever has the partition."""
+        sweeping, self._sweeping = self._sweeping, None
+        if sweeping is not None:
+            sweeping.rows.close()
 
     def _visible(self, notes: Sequence[TruncateNote], rows: Rows) -> bool:
         """Whether others see the truncates: whatever was under way when they were due has ended."""

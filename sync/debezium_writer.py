@@ -26,7 +26,7 @@ from bridge.qdrant.wire import encode_upsert
 from bridge.retry import Retry
 from bridge.stream_state import TableCounts
 from bridge.writer import Writer
-from sync.apply import Applier
+from sync.apply import Applied, Applier
 from sync.debezium_reread import NoSource, VisibleSource, WithoutPostgres, fill
 from sync.debezium_truncate import Truncates
 from sync.debezium_window import KafkaWindow
@@ -71,7 +71,7 @@ class WindowWriter:
         self._retry = retry
         self._letters = letters
         self._tables = tables
-        self._topics_of = topics_of
+        self.topics_of = topics_of
         self._without_postgres = without_postgres
         self._ordering = ordering
         self._applier = Applier(target, source, retry=retry, ordering=ordering)
@@ -87,13 +87,30 @@ class WindowWriter:
             self._letters.forget_rows(window.emptied.label)
         position = _position(window)
         for label, changes in window.tables.items():
-            before = self.truncates.before(label, self._topics_of[label])
+            before = self.truncates.before(label, self.topics_of[label])
             if before is not None:
                 changes = _since(changes, window, label, before)
             self._write(label, changes, position, written)
         self._target.flush()
         failpoint("sync.after_flush")
         return written
+
+    def write_rows(self, label: str, changes: TableWindow, position: str) -> Applied:
+        """Write rows that were read from Postgres; durable, or dead letters, on return."""
+        self._know_letters()
+        applied = self._apply(label, changes, position)
+        self._target.flush()
+        return applied
+
+    def forget(self, label: str, keys: Sequence[str]) -> None:
+        """Drop the dead letters of rows that are gone."""
+        self._know_letters()
+        self._letters.settle(label, (), keys)
+
+    def _know_letters(self) -> None:
+        """Those that other processes have set aside, too."""
+        self._letters.look_again()
+        self._letters.refresh()
 
     def insert(self, table: StreamTable, rows: Sequence[Row]) -> None:
         """Write rows whose points were removed; points that somebody has written since stay."""
@@ -132,14 +149,18 @@ class WindowWriter:
         filled = fill(changes, self._source, self._retry, position, self._without_postgres)
         written.read_again += filled.read
         self._letters.settle(label, filled.letters, ())
-        applied = self._applier.apply(filled.changes, position, self._letters.set_aside(label))
+        applied = self._apply(label, filled.changes, position)
+        written.tables[label] = written.tables.get(label, TableCounts()).plus(
+            upserts=applied.upserts, patches=applied.patches, deletes=applied.deletes
+        )
+
+    def _apply(self, label: str, changes: TableWindow, position: str) -> Applied:
+        applied = self._applier.apply(changes, position, self._letters.set_aside(label))
         if applied.letters:
             # Points that are refused because the collection is another one by now are no flaws of rows.
             self._retry.call(partial(self.require_collection, label))
         self._letters.settle(label, applied.letters, applied.settled)
-        written.tables[label] = written.tables.get(label, TableCounts()).plus(
-            upserts=applied.upserts, patches=applied.patches, deletes=applied.deletes
-        )
+        return applied
 
 
 def _position(window: KafkaWindow) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from bridge.errors import StopError, Unreachable
 from bridge.kafka_state import PartitionState, read_partitions
 from bridge.point_ids import PointId
+from sync.debezium_truncate import TruncateNote
 from sync.kafka_partition import Partition
 from tests.support.debezium_messages import envelope
 from tests.support.kafka_fake import PATIENCE_SECONDS, TOPIC, FakeBroker, FakeMember
@@ -334,7 +336,37 @@ def test_partitions_are_not_given_up_while_points_are_still_removed_for_them(
         finally:
             broker.note("swept")
 
-    session._settling = session._executor.submit(sweep)
+    session._aside._piece = session._executor.submit(sweep)
     assert begun.wait(PATIENCE_SECONDS)
     broker.rebalance("revoked", 0)
     assert broker.log.index("swept") < broker.log.index("revoked [0]")
+
+
+def test_a_partition_that_is_read_again_reopens_what_it_may_bring_back(broker: FakeBroker) -> None:
+    broker.add(row(1), {"id": 1})
+    broker.add(row(2), {"id": 2})
+    with FakeMember(broker) as member:
+        note = TruncateNote(
+            label="public.docs",
+            lsn=1,
+            topic=TOPIC,
+            partition=1,
+            ends={TOPIC: (2, 0)},
+            whole=False,
+            done=True,
+        )
+        member.store.put("stream", note.name, asdict(note))
+        broker.rebalance("assigned", 0)
+        broker.await_log("commit 0@2")
+        broker.rebalance("revoked", 0)
+        reopened = TruncateNote.from_record(member.store.get("stream", note.name))
+        assert not reopened.done
+        member.store.put("stream", note.name, asdict(note))
+        # A crash between the record and the group: one message is read again.
+        broker.committed[Partition(TOPIC, 0)] = 1
+        broker.log.clear()
+        broker.rebalance("assigned", 0)
+        broker.await_log("start 0@1")
+        assert not TruncateNote.from_record(member.store.get("stream", note.name)).done
+        # The record told so before the note did, and before anything was read.
+        assert broker.log.index("record 0@1") < broker.log.index("start 0@1")

@@ -2,209 +2,22 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
 from bridge.errors import StopError, Unreachable
-from bridge.kafka_state import PartitionState
-from bridge.mapping import Selected, TableMapping
 from bridge.plan import Point
 from bridge.point_ids import PointId
-from bridge.postgres.pages import Page, Stretch
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.retry import Retry
-from bridge.schema import Table
-from bridge.snapshots import Snapshot
-from sync.debezium_reread import NoSource
-from sync.debezium_rows import TableRows
-from sync.debezium_sweep import Sweep, table_gone
-from sync.debezium_tables import TopicTables
-from sync.debezium_truncate import Truncates
+from sync.debezium_sweep import Sweep
+from sync.debezium_truncate import concerned, reopen
 from sync.debezium_window import Emptied, KafkaWindow
-from sync.debezium_writer import WindowWriter
 from sync.kafka_partition import Partition
-from sync.letters import Letters
-from tests.support.debezium_messages import rows as table_rows
-from tests.support.kafka_fake import MemoryRecords, MemoryTarget
-
-LABEL = "public.docs"
-SNAPSHOT = Snapshot.parse("10:10:")
-
-
-class Source:
-    """Postgres: `titles` by key. `looked` is called before each look with its number, from 1."""
-
-    def __init__(self, titles: dict[int, str]) -> None:
-        self.titles = titles
-        self.looks = 0
-        self.looked: Callable[[int], None] = lambda number: None
-        self.under_way: set[int] = set()
-        self.dropped = False
-        self.most_keys = 0
-
-    def _look(self, selection: Sequence[Selected], keys: Sequence[int]) -> list[Any]:
-        found = []
-        for key in keys:
-            if key in self.titles:
-                vector = struct.pack(">HH3f", 3, 0, 1.0, 2.0, 3.0)
-                whole = {
-                    "id": key.to_bytes(8, "big", signed=True),
-                    "title": self.titles[key].encode(),
-                    "v": vector,
-                }
-                found.append([whole[item.column] for item in selection])
-        return found
-
-    def page(
-        self,
-        table: Table,
-        selection: Sequence[Selected],
-        key: Sequence[str],
-        stretch: Stretch,
-        where: dict[str, object],
-        **more: object,
-    ) -> Page:
-        self.looks += 1
-        self.looked(self.looks)
-        after = -(2**63) if stretch.after is None else int(stretch.after[0])
-        keys = sorted(one for one in self.titles if one > after)
-        return Page(snapshot=SNAPSHOT, rows=self._look(selection, keys), ended=True)
-
-    def rows_of(
-        self,
-        table: Table,
-        selection: Sequence[Selected],
-        key: Sequence[str],
-        keys: Sequence[Sequence[str]],
-        where: dict[str, object],
-        **more: object,
-    ) -> Page:
-        self.looks += 1
-        self.looked(self.looks)
-        self.most_keys = max(self.most_keys, len(keys))
-        found = self._look(selection, [int(one) for (one,) in keys])
-        return Page(snapshot=SNAPSHOT, rows=found, ended=True)
-
-    def in_progress(self) -> set[int]:
-        return self.under_way
-
-    def require(self, table: Table) -> None:
-        if self.dropped:
-            raise table_gone(table.label)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class Scrolled(MemoryTarget):
-    """Pages of points, in the order of their ids."""
-
-    def scroll(
-        self, _collection: str, *, after: PointId | None = None, limit: int, **_more: object
-    ) -> tuple[list[Point], PointId | None]:
-        ids = sorted(self.points, key=lambda one: (isinstance(one, str), one))
-        place = 0
-        while after is not None and ids[place : place + 1] and ids[place] != after:
-            place += 1
-        following = ids[place + limit : place + limit + 1]
-        page = [self.points[one] for one in ids[place : place + limit]]
-        return page, following[0] if following else None
-
-
-class Setting:
-    """A process with points for some keys, in front of a table."""
-
-    def __init__(
-        self,
-        *,
-        points: Sequence[PointId],
-        titles: dict[int, str],
-        topics: dict[str, int] | None = None,
-        leaves: bool = False,
-        postgres: bool = True,
-    ) -> None:
-        found = table_rows()
-        if leaves:
-            mapping = found.table.mapping
-            table = replace(mapping.table, partitions=((11, "public", "docs_2023"),))
-            found = TableRows.of(replace(mapping, table=table), found.modes)
-        self.topics = topics or {"t": 2}
-        self.source = Source(titles)
-        self.target = Scrolled()
-        self.target.put(*(Point(one, {}, {"title": "old"}) for one in points))
-        self.store = MemoryRecords()
-        self.ends = dict.fromkeys(self.topics, 5)
-        self.events: list[str] = []
-        self.table = found.table
-        tables = _Tables(found)
-
-        def tell(event: str, **_fields: object) -> None:
-            self.events.append(event)
-
-        def truncates(writer: WindowWriter) -> Truncates:
-            return Truncates(
-                cast(TopicTables, tables),
-                target=cast(Target, self.target),
-                store=cast(QdrantState, self.store),
-                retry=Retry(sleep=lambda seconds: None, patience_seconds=0.0),
-                postgres_url=None,
-                allow_plaintext=False,
-                ends_of=lambda topic: [self.ends[topic]] * self.topics[topic],
-                partitions=self.topics,
-                topics_of={LABEL: list(self.topics)},
-                insert=writer.insert,
-                tell=tell,
-                open_rows=(lambda: self.source) if postgres else None,
-            )
-
-        retry = Retry(sleep=lambda seconds: None, patience_seconds=0.0)
-        self.letters = Letters(self.store, retry, limit=10, tell=tell)
-        self.writer = WindowWriter(
-            target=cast(Target, self.target),
-            source=NoSource(),
-            retry=retry,
-            letters=self.letters,
-            truncates=truncates,
-            tables=tables,
-            topics_of={LABEL: list(self.topics)},
-            ordering="weak",
-            without_postgres="stop",
-        )
-        self.truncates = self.writer.truncates
-
-    def empty(self, *, topic: str = "t", lsn: int | None = 100, whole: bool = True) -> bool:
-        place = Partition(topic, 0)
-        return self.truncates.empty(Emptied(label=LABEL, partition=place, lsn=lsn, whole=whole))
-
-    def settle(self, offset: int = 5) -> None:
-        states = [
-            PartitionState(
-                topic=topic, partition=n, offset=offset, end=5, phase="streaming", owner="o"
-            )
-            for topic, count in self.topics.items()
-            for n in range(count)
-        ]
-        self.truncates.settle({Partition(topic, 0) for topic in self.topics}, states)
-
-
-class _Tables:
-    def __init__(self, found: TableRows) -> None:
-        self.found = found
-
-    def table(self, _topic: str) -> TableRows:
-        return self.found
-
-    def mapping(self, _label: str) -> TableMapping:
-        return self.found.table.mapping
-
-    def settings(self, _label: str) -> Any:
-        return SimpleNamespace(owns_collection=False)
+from tests.support.debezium_setting import LABEL, Setting
 
 
 def test_points_without_a_row_go_once_every_partition_has_passed() -> None:
@@ -243,6 +56,28 @@ def test_a_row_that_appears_at_the_removal_is_written_again() -> None:
     setting.settle()
     assert setting.target.payload(3)["title"] == "inserted"
     assert setting.target.numbers(3) == [1.0, 2.0, 3.0]
+
+
+def test_a_row_that_was_written_before_it_could_be_seen_comes_back() -> None:
+    setting = Setting(points=[1, 3], titles={1: "a"})
+
+    def delivered(method: str, _ids: Sequence[PointId]) -> None:
+        # Its change was delivered and applied; its transaction has not ended for others.
+        setting.source.under_way = {9}
+
+    setting.target.fault = delivered
+    setting.empty()
+    setting.settle()
+    setting.target.fault = lambda method, ids: None
+    assert set(setting.target.points) == {1}
+    assert "truncate_settled" not in setting.events
+    setting.source.titles[3] = "seen at last"
+    setting.source.under_way = {10}
+    setting.settle()
+    assert setting.target.payload(3)["title"] == "seen at last"
+    setting.source.under_way = set()
+    setting.settle()
+    assert setting.events[-1] == "truncate_settled"
 
 
 def test_what_another_process_wrote_meanwhile_is_not_written_over() -> None:
@@ -315,7 +150,7 @@ def test_ids_that_do_not_tell_their_key_are_compared_with_all_keys() -> None:
         insert=setting.writer.insert,
         untold_at_once=2,
     )
-    sweep.run()
+    assert all(sweep.steps())
     assert set(setting.target.points) == set(ids[:2])
     assert sweep.removed == 3
 
@@ -373,6 +208,50 @@ def test_a_truncate_of_a_part_that_comes_again_is_looked_at_again() -> None:
     setting.empty(whole=False)
     setting.settle()
     assert not setting.target.points
+
+
+def test_a_part_is_settled_again_when_a_partition_is_read_from_before_its_end() -> None:
+    setting = Setting(points=[99], titles={}, topics={"t": 2}, leaves=True)
+    store, elsewhere = cast(QdrantState, setting.store), Partition("t", 1)
+    setting.empty(whole=False)
+    setting.settle()
+    assert not setting.target.points
+    assert not concerned(store, elsewhere, 5)
+    assert not concerned(store, Partition("another", 1), 0)
+    # Somebody takes the other partition, from before the end.
+    again = concerned(store, elsewhere, 4)
+    reopen(store, again)
+    setting.target.put(Point(99, {}, {}))
+    setting.settle(offset=4)
+    assert set(setting.target.points) == {99}
+    setting.settle()
+    assert not setting.target.points
+
+
+def test_a_sweep_that_began_before_a_partition_was_taken_back_does_not_count() -> None:
+    setting = Setting(points=[99], titles={}, topics={"t": 2}, leaves=True)
+    store = cast(QdrantState, setting.store)
+    setting.empty(whole=False)
+
+    def taken(method: str, _ids: Sequence[PointId]) -> None:
+        if method == "delete":
+            setting.target.fault = lambda method, ids: None
+            reopen(store, concerned(store, Partition("t", 1), 4))
+
+    setting.target.fault = taken
+    setting.settle()
+    assert not setting.target.points
+    assert setting.target.methods() == ["delete"]
+    # Gone through once more, for what has been read since.
+    assert setting.swept() == 2
+    assert setting.events.count("truncate_settled") == 1
+
+
+def test_a_whole_truncate_is_not_settled_again() -> None:
+    setting = Setting(points=[99], titles={})
+    setting.empty()
+    # What lies before it does not count, by its position in the log.
+    assert not concerned(cast(QdrantState, setting.store), Partition("t", 1), 0)
 
 
 @pytest.mark.parametrize("topics", [{"t": 1, "u": 1}, {"t": 2}])
