@@ -212,7 +212,7 @@ class Soak:
         """Some messages of some partitions, or of all, while nobody is a member."""
         for process in list(self._processes):
             self._end(process)
-        report = bridge("status", "--json", "--config", self._config).report
+        report = self._status()
         offsets = {
             Partition(topic, part["partition"]): part["offset"]
             for topic, found in report["kafka"]["topics"].items()
@@ -224,6 +224,14 @@ class Soak:
         places = {one: max(0, offsets[one] - back) for one in chosen}
         reset_group(self._stack.kafka, f"bridge_{self._name}", places)
         self._start()
+
+    def _status(self) -> Any:
+        """The report. It is not to be had while what was done to Qdrant or to the broker lasts."""
+        until = time.monotonic() + END_SECONDS
+        while (outcome := bridge("status", "--json", "--config", self._config)).code != 0:
+            assert time.monotonic() < until, outcome.err
+            self._pause.wait(0.5)
+        return outcome.report
 
     # --- what is done to it ---------------------------------------------------------------------
 
@@ -328,7 +336,7 @@ class Soak:
             self._require_alive()
             if self._report.problems:
                 return
-            report = bridge("status", "--json", "--config", self._config).report
+            report = self._status()
             left = report["lag"]["messages"]
             read = sum(
                 part["offset"]
