@@ -133,14 +133,7 @@ class TableBackfill:
                 hint="start shard 0 with it, and the others without once it copies",
             )
         with self._connect() as connection:
-            facts = catalog.server_facts(connection)
-            inspection = inspect(connection, self._name, self._settings)
-            catalog.require_supported(facts, vectors=bool(inspection.mapping.vectors))
-            inspection.require_sound()
-            state, finding = check_target(
-                self._target, inspection.mapping.collection, create=options.create_collection
-            )
-            require_fit(finding)
+            facts, inspection, state = self._look(connection)
             source = Source(
                 system_id=str(facts.system_identifier or ""),
                 database=connection.info.dbname,
@@ -151,6 +144,26 @@ class TableBackfill:
         done = self._patiently(lambda: self._done(plan))
         copied, seconds = self._copy(inspection, plan, done)
         return self._finish(inspection, plan, copied, seconds)
+
+    def check(self) -> None:
+        """Raise what `run` would refuse by looking at both sides. Nothing is written."""
+        with self._connect() as connection:
+            _facts, inspection, _state = self._look(connection)
+        if self._store.exists():
+            self._refuse_foreign(inspection.table.label, inspection.mapping.collection.name)
+
+    def _look(
+        self, connection: Connection
+    ) -> tuple[catalog.ServerFacts, Inspection, CollectionState | None]:
+        facts = catalog.server_facts(connection)
+        inspection = inspect(connection, self._name, self._settings)
+        catalog.require_supported(facts, vectors=bool(inspection.mapping.vectors))
+        inspection.require_sound()
+        state, finding = check_target(
+            self._target, inspection.mapping.collection, create=self._options.create_collection
+        )
+        require_fit(finding)
+        return facts, inspection, state
 
     def _connect(self) -> Connection:
         options = self._options
@@ -168,7 +181,7 @@ class TableBackfill:
         spec, store = inspection.mapping.collection, self._store
         replication = 1 if state is None else state.replication_factor
         store.prepare(replication_factor=replication)
-        self._refuse_foreign(source, spec.name)
+        self._refuse_foreign(source.table, spec.name)
         if self._options.restart:
             self._forget(source.table)
         fingerprint = fingerprint_of(inspection)
@@ -187,9 +200,9 @@ class TableBackfill:
         self._target.create_collection(spec, replication_factor=replication)
         return plan
 
-    def _refuse_foreign(self, source: Source, collection: str) -> None:
+    def _refuse_foreign(self, table: str, collection: str) -> None:
         require_claimable(
-            self._store.pipeline, source.table, collection, self._store.get("owner", collection)
+            self._store.pipeline, table, collection, self._store.get("owner", collection)
         )
 
     def _refuse_vanished(self, plan: TablePlan) -> None:

@@ -138,4 +138,4 @@ def judge(
 
 
 def _changed(how: str) -> str:
-    return f"the table changed while it was copied: {how}; a sync would follow such changes"
+    return f"the table has changed since its copy began: {how}; a sync would follow such changes"

@@ -264,7 +264,7 @@ def _warn_about_numeric(column: Column, policy: ValuePolicy, warnings: list[str]
     if precision is None or precision > _EXACT_DIGITS:
         what = "has no declared precision" if precision is None else f"has {precision} digits"
         warnings.append(
-            f"{column.name}: numeric {what}; as a float only the first {_EXACT_DIGITS} are sure "
+            f"{column.name}: numeric {what}; as a float only the first {_EXACT_DIGITS} digits are sure "
             f"(numeric: {{{column.name}: string}} keeps all)"
         )
 

@@ -7,23 +7,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from backfill.pgvector import TableBackfill
 from backfill.report import TableReport, to_json
 from bridge.config import Effective
-from bridge.errors import CheckFailed
+from bridge.errors import BridgeError, CheckFailed
 from bridge.lease import Lease, held
 from bridge.qdrant.guarded import GuardedTarget
 from bridge.retry import FOR_EVER
 from bridge.status import read_stream
 from cli import options as o
 from cli import pinecone_command
+from cli.copied import COUNTS_DIFFER_HINT
 from cli.display import duration
 from cli.handoff import extend, prepare
 from cli.help import Command, Group
-from cli.output import err, note, print_json
+from cli.output import err, note, print_json, print_table
 from cli.places import Place, backfill_options, open_target, pipeline_name, require_tables, state_of
 from cli.progress import RunEvent, display
 
@@ -94,7 +93,7 @@ def backfill_pgvector(
                 f"{report.table}: {problem}" for report in failed for problem in report.problems
             ),
             code="COUNTS_DIFFER",
-            hint="copy the table again with --migration.restart",
+            hint=COUNTS_DIFFER_HINT,
         )
 
 
@@ -160,41 +159,43 @@ def copy_all(
             show(event)
             also(event)
 
-        for name, table in settings.tables.items():
-            run = TableBackfill(
-                name, table, target=place.target, store=store, options=options, tell=tell
-            )
-            reports.append(run.run())
+        runs = [
+            TableBackfill(name, table, target=place.target, store=store, options=options, tell=tell)
+            for name, table in settings.tables.items()
+        ]
+        if len(runs) > 1:
+            # Else the first are copied before the last is found not to be fit for it.
+            for run in runs:
+                run.check()
+        try:
+            for run in runs:
+                reports.append(run.run())
+        except BridgeError:
+            if reports and not quiet:
+                print_summary(reports)
+            raise
     return reports
 
 
 def print_summary(reports: list[TableReport]) -> None:
     """The outcome: a row a table, then what is worth knowing."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
-        "table",
-        "collection",
-        "in Postgres",
-        "in Qdrant",
-        "set aside",
-        "copied",
-        "index",
-    ):
-        left = heading in ("table", "collection")
-        table.add_column(
-            heading, justify="left" if left else "right", no_wrap=not left, overflow="fold"
-        )
-    for report in reports:
-        table.add_row(
-            Text(report.table),
-            Text(report.collection),
-            _number(report.source_count),
-            _number(report.target_count),
-            f"{report.dead_letters:,}",
-            _speed(report),
-            "-" if report.index_seconds is None else duration(report.index_seconds),
-        )
-    err().print(table)
+    print_table(
+        err(),
+        ["table", "collection", "in Postgres", "in Qdrant", "set aside", "copied", "index"],
+        [
+            [
+                report.table,
+                report.collection,
+                _number(report.source_count),
+                _number(report.target_count),
+                f"{report.dead_letters:,}",
+                _speed(report),
+                "-" if report.index_seconds is None else duration(report.index_seconds),
+            ]
+            for report in reports
+        ],
+        names=2,
+    )
     for report in reports:
         _print_notes(report)
 

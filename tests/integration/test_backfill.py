@@ -239,6 +239,25 @@ def test_several_tables_are_copied_from_one_configuration(
         assert differences(database, table, any_place.points(name)) == []
 
 
+def test_nothing_is_copied_before_every_table_was_looked_at(
+    database: Database, server: ServerPlace, tmp_path: Path
+) -> None:
+    make_docs(database, 10, "first")
+    database.execute("CREATE TABLE keyless (id int, v vector(3))")
+    config = config_file(
+        tmp_path,
+        {
+            "pipeline": server.name("pipe"),
+            "postgres": {"url": database.url},
+            "qdrant": {"url": server.url},
+            "tables": {"first": {"collection": "first"}, "keyless": {"collection": "keyless"}},
+        },
+    )
+    outcome = bridge("backfill", "pgvector", "--config", config).require(2)
+    assert "public.keyless has no primary key" in outcome.err
+    assert not server.exists("first")
+
+
 # --- what is said -------------------------------------------------------------------------------
 
 
@@ -271,6 +290,8 @@ def test_a_count_that_differs_fails_the_command(database: Database, server: Serv
     server.client.delete("docs", points_selector=[1, 2, 3])
     outcome = run_copy(database, server, "docs").require(1)
     assert "COUNTS_DIFFER" in outcome.err
+    # Copying again would not mend it if there were too many.
+    assert "verify" in outcome.err and "--migration.restart" not in outcome.err
     assert outcome.report["ok"] is False
     assert outcome.table["problems"] == ["100 points were written, but the collection holds 97"]
 

@@ -40,7 +40,7 @@ def test_writes_during_the_copy_are_told_and_no_failure(
     assert table["source_count"] == 1516
     assert table["rows_read"] == table["target_count"] == 1519
     (note,) = table["notes"]
-    assert "changed while it was copied" in note
+    assert "has changed since its copy began" in note
     left = differences(database, "docs", server.points("docs"))
     assert left == ["point 1: extra", "point 2: extra", "point 3: extra"]
 
@@ -84,4 +84,4 @@ def test_writes_that_leave_the_count_as_it_was_are_no_failure(
     release.set()
     table = running.finish().require().table
     assert table["source_count"] == 1500
-    assert any("changed while it was copied" in note for note in table["notes"])
+    assert any("has changed since its copy began" in note for note in table["notes"])
