@@ -9,6 +9,7 @@ Ctrl-C and SIGTERM, which Typer makes the same exit code without a word, are tol
 from __future__ import annotations
 
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from cli.output import note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 GENERAL = "General"
 
@@ -26,6 +27,9 @@ _ORDER = (
     "demo", "init", "plan", "doctor", "backfill", "sync", "run",
     "verify", "status", "resync", "dead-letters", "teardown", "config",
 )  # fmt: skip
+
+# Interrupted, these have done a part that stays done.
+_RESUMABLE = ("backfill", "sync", "run", "resync")
 
 
 class Terminated(KeyboardInterrupt):
@@ -62,9 +66,19 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            note("interrupted; what is finished is kept, and the same command goes on from there")
+            note(_interrupted(sys.argv[1:]))
             number = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
+
+
+def _interrupted(arguments: Sequence[str]) -> str:
+    """What comes of a command that was interrupted."""
+    if "--migration.restart" in arguments:
+        # The same command would begin with forgetting it.
+        return "interrupted; what is finished is kept: without --migration.restart it is gone on from there"
+    if any(name in arguments for name in _RESUMABLE):
+        return "interrupted; what is finished is kept, and the same command goes on from there"
+    return "interrupted"
 
 
 def _general(option: Any) -> Any:
