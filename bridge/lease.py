@@ -137,6 +137,33 @@ class LinuxProcesses:
         return "" if fields[0] in "ZX" else fields[19]  # 3 state (zombie, dead), 22 starttime
 
 
+class Readable(Protocol):
+    """What looking needs of `state.StateStore`."""
+
+    def get(self, kind: Kind, name: str) -> Record | None:
+        """The record, or None."""
+
+
+def look_for_holder(
+    store: Readable,
+    *,
+    clock: Callable[[], float] = boottime,
+    processes: Processes | None = None,
+) -> tuple[str, bool | None]:
+    """Who holds the pipeline, and whether that process lives: ('', False) if nobody does, None where
+    it cannot be told without watching it for a while (another machine, or one that does not renew)."""
+    record = store.get("lease", _NAME)
+    if record is None or not record["holder"]:
+        return "", False
+    found, known = Claim.from_record(record), processes or LinuxProcesses()
+    machine, space, _started = known.own()
+    if not machine or (found.machine, found.space) != (machine, space):
+        return found.who, None
+    if known.started(found.pid) != found.started:
+        return found.who, False
+    return found.who, True if clock() - found.renewed < LEASE_SECONDS else None
+
+
 class Lease:
     """One process's hold on a pipeline. Safe for threads.
 

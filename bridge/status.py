@@ -12,6 +12,7 @@ from bridge import requests
 from bridge.errors import UsageError
 from bridge.kafka_state import read_kafka, read_partitions
 from bridge.kafka_status import kafka_report, total_counts
+from bridge.lease import look_for_holder
 from bridge.postgres.progress import SourceProgress
 from bridge.postgres.slots import SlotStatus
 from bridge.requests import Request
@@ -64,6 +65,9 @@ def status_report(
         counts = total_counts(read_partitions(store))
         report["tables"] = _tables(store, plans, counts) | _unplanned(plans, counts, store)
         return report | kafka_report(store, kafka)
+    if stream is not None:
+        who, alive = look_for_holder(store)
+        report["holder"] = {"process": who or None, "alive": alive}
     if stream is not None and stream.stop is not None:
         stop = stream.stop
         report["stop"] = {"code": stop.code, "message": stop.message, "hint": stop.hint}

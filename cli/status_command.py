@@ -241,9 +241,19 @@ def _shown(report: dict[str, Any]) -> RenderableType:
 
 def _headline(report: dict[str, Any]) -> str:
     if report["phase"] != "backfill":
-        return f"pipeline {report['pipeline']}: {report['phase'].replace('_', ' ')}"
+        return f"pipeline {report['pipeline']}: {_stream_phase(report)}"
     how = "complete" if report["complete"] else "under way or interrupted"
     return f"pipeline {report['pipeline']}: backfill {how}"
+
+
+def _stream_phase(report: dict[str, Any]) -> str:
+    """The phase, unless nobody is in it any more."""
+    phase = str(report["phase"]).replace("_", " ")
+    if "holder" not in report or report["holder"]["alive"] is not False:
+        return phase
+    if phase != "stopped":
+        return f"no daemon is running (the last one was {phase} and did not end in order)"
+    return phase if report["stop"] else "ended in order; a daemon goes on from here"
 
 
 def _stream_lines(report: dict[str, Any]) -> RenderableType:

@@ -37,7 +37,7 @@ def test_the_report_of_a_stream(pipeline: Pipeline) -> None:
         report = pipeline.status()
         assert set(report) == {
             "version", "pipeline", "phase", "complete", "checkpoint_lsn", "source_lsn", "lag",
-            "slot", "tables", "dead_letters", "requests", "stop",
+            "slot", "tables", "dead_letters", "requests", "stop", "holder",
         }  # fmt: skip
         assert report["phase"] == "streaming"
         assert report["complete"] is True
@@ -52,14 +52,29 @@ def test_the_report_of_a_stream(pipeline: Pipeline) -> None:
         assert table["rows_read"] == pipeline.rows
         assert (table["upserts"], table["deletes"]) == (pipeline.rows + 1, 1)
         assert report["stop"] is None
+        assert report["holder"]["alive"] is True
+        assert f"process {daemon.pid} on " in report["holder"]["process"]
+        told = pipeline.command("status").require().out
+        assert f"pipeline {pipeline.name}: streaming" in told
         daemon.signal(signal.SIGTERM)
         daemon.finish().require()
     after = pipeline.status()
     assert (after["phase"], after["stop"]) == ("stopped", None)
     assert after["slot"]["active"] is False
     told = pipeline.command("status").require().out
-    assert f"pipeline {pipeline.name}: stopped" in told
+    assert f"pipeline {pipeline.name}: ended in order" in told
     assert "is not read by anybody" in told
+    assert after["holder"] == {"process": None, "alive": False}
+
+
+def test_a_daemon_that_was_killed_is_not_shown_as_streaming(pipeline: Pipeline) -> None:
+    with pipeline.run() as daemon:
+        wait_streaming(daemon)
+        daemon.kill()
+    report = pipeline.status()
+    assert (report["phase"], report["holder"]["alive"]) == ("streaming", False)
+    told = pipeline.command("status").require().out
+    assert "no daemon is running (the last one was streaming" in told
 
 
 def test_without_postgres_the_rest_is_reported_with_a_note(pipeline: Pipeline) -> None:
@@ -135,7 +150,7 @@ def test_waiting_for_something_else_is_refused(pipeline: Pipeline) -> None:
 def test_watching_goes_on_until_it_is_interrupted(pipeline: Pipeline) -> None:
     _prepared(pipeline)
     with Running("status", "--watch", "--config", pipeline.config) as watching:
-        watching.wait_out(f"pipeline {pipeline.name}: stopped")
+        watching.wait_out(f"pipeline {pipeline.name}: ended in order")
         watching.signal(signal.SIGINT)
         watching.finish().require()
 
