@@ -118,7 +118,8 @@ def list_letters(
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("table", "key", "reason", "at"):
-        shown.add_column(heading, overflow="fold")
+        # What is copied into the next command stays in one piece.
+        shown.add_column(heading, overflow="fold", no_wrap=heading in ("key", "at"))
     for letter in letters:
         shown.add_row(*(Text(str(letter[name])) for name in ("table", "key", "reason", "at")))
     out().print(shown if letters else "no dead letters")
