@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from cli.output import err
@@ -20,6 +21,7 @@ LINE_SECONDS = 5.0
 """Where nobody watches, a line of progress is said so often."""
 
 _RATE_SECONDS = 30.0
+_WIDE = 110
 
 Shown = TypeVar("Shown", contravariant=True)
 
@@ -65,12 +67,15 @@ def watched() -> bool:
 class Bars:
     """What a display with progress bars begins with: `progress`, shown in its context."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
+        shown = console or err()
+        # Where there is no room for both, what is said counts more than what is drawn.
+        bar = [BarColumn(bar_width=None)] if shown.width >= _WIDE else []
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            *bar,
             TextColumn("{task.fields[line]}"),
-            console=err(),
+            console=shown,
             expand=True,
         )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from backfill.indexing import Indexing
 from backfill.messages import ChunkCopied, Progress, Waiting
 from backfill.pgvector import Planned
 from bridge.plan import DeadLetter
 from bridge.workers import WorkerLost
-from cli.display import duration
+from cli.display import Bars, duration
 from cli.progress import Lines, Tally
 
 
@@ -194,3 +197,16 @@ def test_plain_lines_come_every_few_seconds_and_at_what_matters(
         for indexed in (0, 5, 10):
             show(Indexing(collection="docs", points=10, indexed=indexed))
         assert said() == ["docs: Qdrant indexes, 0 of 10 vectors"]
+
+
+@pytest.mark.parametrize(("width", "drawn"), [(80, False), (140, True)])
+def test_a_narrow_terminal_has_the_words_and_no_bar(width: int, drawn: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, record=True)
+    bars = Bars(console)
+    line = "11,276 of ~19,991 rows, 9,100 rows/s, 58.2 MB/s, 5 s left, 0 failed"
+    task = bars.progress.add_task("public.docs", total=100, line=line)
+    bars.progress.update(task, completed=50)
+    console.print(bars.progress.get_renderable())
+    shown = console.export_text()
+    assert line in shown
+    assert ("━" in shown) is drawn
