@@ -12,6 +12,7 @@ is nothing to drain, and what a copy has finished is recorded.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from bridge.config import Settings
-from bridge.errors import BridgeError, StopError
+from bridge.errors import BridgeError, StopError, UsageError
 from bridge.lease import Keeper, Lease
 from bridge.qdrant.guarded import GuardedTarget
 from bridge.qdrant.state import QdrantState
@@ -75,7 +76,7 @@ class Service:
     def holding(self, place: Place) -> Iterator[Place]:
         """Be the one process that writes. StopError `LEASE_HELD` if there is another."""
         lease = Lease(QdrantState(place.target, self.pipeline))
-        self.patiently(lambda: lease.take(self._tell_holder))
+        self.patiently(lambda: lease.take(self.tell_holder))
         self.tell("lease_taken", pipeline=self.pipeline)
         guarded = GuardedTarget(
             place.target,
@@ -100,7 +101,8 @@ class Service:
             target = target.observed_by(observe)
         return QdrantState(target, self.pipeline)
 
-    def _tell_holder(self, who: str) -> None:
+    def tell_holder(self, who: str) -> None:
+        """Log whose lease is waited out."""
         self.tell("waiting_for_lease", holder=who)
 
     def _lose(self, error: BridgeError) -> None:
@@ -179,7 +181,7 @@ def service(settings: Settings) -> Iterator[Service]:
     made = Service(settings)
     with ExitStack() as stack:
         try:
-            answering = HttpServer(settings.http.address, made.board.routes, made.board.tick)
+            answering = _listen(made)
             made.tell("listening", address=stack.enter_context(answering).address)
         except Terminated:
             # It may have answered already. Nothing has begun.
@@ -195,6 +197,40 @@ def service(settings: Settings) -> Iterator[Service]:
                 made.tell("holding", code=error.code)
                 _await_signal()
             raise
+
+
+def _listen(made: Service) -> HttpServer:
+    settings = made.settings
+    try:
+        return HttpServer(settings.http.address, made.board.routes, made.board.tick)
+    except UsageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
+            raise
+        # Mostly it is not the port that is wrong, but this process that is one too many.
+        untold = _require_alone(made)
+        raise UsageError(
+            f"{error.message}{untold}",
+            hint="does another process run with this configuration, or with the same http.listen? "
+            f"Else {error.hint}",
+        ) from cause
+
+
+def _require_alone(made: Service) -> str:
+    """StopError `LEASE_HELD` if a process holds the pipeline; why that is not known, empty if it is not
+    held. Kafka's readers hold no lease."""
+    if made.settings.reads_kafka:
+        return ""
+    try:
+        with open_target(made.settings, beside=True) as place:
+            store = QdrantState(place.target, made.pipeline)
+            if store.exists():
+                Lease(store).require_takeable(made.tell_holder)
+    except BridgeError as error:
+        if error.code == "LEASE_HELD":
+            raise
+        return f" (who runs pipeline {made.pipeline} is not known: {error.message})"
+    return ""
 
 
 def _await_signal() -> None:

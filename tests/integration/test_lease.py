@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Running
-from tests.support.daemons import Pipeline, wait_streaming
+from tests.support.command import ANY_PORT, Running
+from tests.support.daemons import Pipeline, http_address, wait_streaming
 from tests.support.databases import Database
 from tests.support.places import ServerPlace, open_server
 from tests.support.qdrant_server import delay
@@ -42,6 +42,20 @@ def test_a_second_daemon_refuses_and_names_the_first(pipeline: Pipeline) -> None
         assert pipeline.place.count(pipeline.name) == pipeline.rows + 1
         first.signal(signal.SIGTERM)
         first.finish().require()
+
+
+def test_a_second_daemon_with_the_same_port_names_the_first_not_the_port(
+    pipeline: Pipeline,
+) -> None:
+    with pipeline.run() as first:
+        address = {ANY_PORT: http_address(first)}
+        wait_streaming(first)
+        with pipeline.run(environment=address) as second:
+            outcome = second.finish(20).require(3)
+        assert "LEASE_HELD" in outcome.err and f"process {first.pid} on" in outcome.err
+        arguments = ("sync", "postgres", "--config", pipeline.config)
+        with Running(*arguments, environment=address) as third:
+            assert "LEASE_HELD" in third.finish(20).require(3).err
 
 
 def test_a_backfill_beside_a_live_daemon_refuses(pipeline: Pipeline) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, cast
 
 import pytest
 
 from bridge.config import Effective, Settings
-from bridge.errors import Unreachable
+from bridge.errors import Unreachable, UsageError
 from bridge.retry import Retry
 from cli import sync_command
 from cli.help import Terminated
@@ -29,6 +30,25 @@ def test_sigterm_right_after_the_first_answer_ends_with_0(monkeypatch: pytest.Mo
     with pytest.raises(SystemExit) as ended, service(settings):
         pytest.fail("it began")
     assert (ended.value.code, told) == (0, ["listening", "ended"])
+
+
+@pytest.mark.parametrize("source", ["kafka", "postgres"])
+def test_a_port_in_use_makes_one_think_of_another_process(source: str) -> None:
+    """Kafka's readers hold no lease; of Postgres' it cannot be told while Qdrant is away."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given: dict[str, Any] = {
+            "pipeline": "p",
+            "qdrant": {"url": "http://127.0.0.1:1"},
+            "tables": {"docs": {}},
+            "http": {"listen": f"127.0.0.1:{taken.getsockname()[1]}"},
+        }
+        if source == "kafka":
+            given["sync"] = {"source": "debezium"}
+            given["kafka"] = {"bootstrap_servers": "k:9092", "topics": {"t": "docs"}}
+        with pytest.raises(UsageError) as refused, service(Settings.model_validate(given)):
+            pytest.fail("it began")
+    assert "another process" in refused.value.hint and "free port" in refused.value.hint
+    assert ("who runs pipeline p is not known" in refused.value.message) == (source == "postgres")
 
 
 class Around:
