@@ -100,7 +100,7 @@ def connect(
             make_conninfo(**settings), autocommit=True, prepare_threshold=None
         )
     except psycopg.Error as error:
-        raise _connect_error(error, effective) from error
+        raise _connect_error(error, effective, in_url="password" in options) from error
     try:
         with translated(connection=connection):
             if not allow_plaintext:
@@ -358,11 +358,12 @@ def _configure(connection: Connection, *, read_only: bool) -> None:
 
 # libpq reports a refused connection as text only, without a SQLSTATE. What matches none of these
 # is taken for an outage: a daemon that stops for good at an unknown text is the worse mistake.
+_WRONG_SECRET = "password authentication failed"  # noqa: S105 - libpq's words
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
-        "password authentication failed",
+        _WRONG_SECRET,
         "wrong password, or no such user",
-        "give the password by PGPASSWORD, ~/.pgpass or url_file",
+        "correct the password in PGPASSWORD, ~/.pgpass or url_file, or the user's name in the url",
     ),
     (
         "no password supplied",
@@ -416,16 +417,25 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     ("invalid value for parameter", "the url's options hold an invalid value", _URL_HINT),
     ("connection is bad: invalid", "an option of the url has an invalid value", _URL_HINT),
 )
+_HINT_FOR_THE_URL = (
+    "correct the password in the url, or the user's name; PGPASSWORD and ~/.pgpass count only where "
+    "the url has none"
+)
 _UNKNOWN_NAME = re.compile(r'(database|role) ".*" does not exist', re.DOTALL)
 
 
-def _connect_error(error: psycopg.Error, effective: Mapping[str, str]) -> BridgeError:
+def _connect_error(
+    error: psycopg.Error, effective: Mapping[str, str], *, in_url: bool
+) -> BridgeError:
+    """`in_url`: whether the url has a password, which was then the one that was sent."""
     text = str(error)
     place = _place(effective)
     if unknown := _UNKNOWN_NAME.search(text):
         return UsageError(f"{place}: no such {unknown.group(1)}", hint="check the url")
     for phrase, meaning, hint in _REFUSALS:
         if phrase in text:
+            if in_url and phrase == _WRONG_SECRET:
+                hint = _HINT_FOR_THE_URL
             return UsageError(f"{place}: {meaning}", hint=hint)
     return Unreachable(
         f"Postgres does not answer at {place}: {_reason(text)}",

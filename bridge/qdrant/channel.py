@@ -414,10 +414,19 @@ def _not_tls(place: Endpoint) -> UsageError:
 def _not_grpc(place: Endpoint, details: str) -> UsageError:
     rest = f" ({REST_PORT} is Qdrant's REST port)" if place.port == REST_PORT else ""
     found = "it answers in HTTP/1" if _is_http1(details) else details
+    if place.port == GRPC_PORT:
+        hint = (
+            "what listens there is not Qdrant, or a proxy in front of it that does not pass gRPC on: "
+            "check the host, and how the port is forwarded"
+        )
+    else:
+        hint = (
+            f"give the gRPC port, usually {GRPC_PORT}: "
+            f"{'https' if place.tls else 'http'}://{place.host}:{GRPC_PORT}"
+        )
     return UsageError(
         f"{place.label} does not speak Qdrant's gRPC{rest}: {found}",
-        hint=f"give the gRPC port, usually {GRPC_PORT}: "
-        f"{'https' if place.tls else 'http'}://{place.host}:{GRPC_PORT}",
+        hint=hint,
     )
 
 

@@ -22,6 +22,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.plan import Point
+from bridge.qdrant import channel
 from bridge.qdrant.channel import Endpoint, Sender, endpoint, is_loopback, parse_url
 from bridge.qdrant.server import ServerTarget
 from bridge.qdrant.wire import encode_upsert
@@ -361,6 +362,15 @@ def _is_told_as_a_rest_port(error: BridgeError, port: int) -> None:
 
 def test_a_rest_port_is_told_naming_the_grpc_port(rest_port: int) -> None:
     _is_told_as_a_rest_port(check_fails(f"http://127.0.0.1:{rest_port}"), rest_port)
+
+
+def test_what_is_not_qdrant_at_the_usual_port_is_not_told_to_use_that_port(
+    rest_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "GRPC_PORT", rest_port)
+    error = check_fails(f"http://127.0.0.1:{rest_port}")
+    assert "does not speak Qdrant's gRPC" in error.message
+    assert "not Qdrant" in error.hint and "give the gRPC port" not in error.hint
 
 
 if os.environ.get("QDRANT_URL") == "http://127.0.0.1:6334":

@@ -231,6 +231,16 @@ def test_a_refusal_says_who_and_where_but_not_the_password(
     assert CANARY not in f"{caught.value.message} {caught.value.hint} {caught.value.__cause__}"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"), [(f":{CANARY}", "in the url, or"), ("", "PGPASSWORD, ~/.pgpass or url_file")]
+)
+def test_a_wrong_password_is_to_be_corrected_where_it_came_from(given: str, told: str) -> None:
+    refusal = fatal("28P01", 'password authentication failed for user "alice"')
+    with fake_server(refusal) as (port, _), pytest.raises(UsageError, match="wrong") as caught:
+        connect(f"postgresql://alice{given}@127.0.0.1:{port}/shop")
+    assert "correct the password" in caught.value.hint and told in caught.value.hint
+
+
 def test_unknown_database_and_role(database: Database) -> None:
     port = port_of(database.url)
     with pytest.raises(UsageError, match="no such database"):
