@@ -13,6 +13,7 @@ import sys
 from types import FrameType
 
 import typer
+from typer._completion_shared import Shells, install  # what its own flag calls, without detecting
 
 from bridge.errors import BridgeError, StopError, UsageError
 from cli import (
@@ -31,11 +32,11 @@ from cli import (
 )
 from cli.help import Group, Terminated
 from cli.options import Version, normalize
-from cli.output import print_error
+from cli.output import note, print_error
 
 _EXAMPLES = (
     """
-Begin with: qdrant-bridge demo
+Begin with: qdrant-bridge demo (it needs pip install 'qdrant-bridge\\[demo]')
 Then, on your own data (nothing is written before the backfill):
   qdrant-bridge init bridge.yaml --pg.url postgresql://me@db/app
   qdrant-bridge doctor --config bridge.yaml
@@ -47,7 +48,7 @@ Then, on your own data (nothing is written before the backfill):
 )
 
 _COMPLETION = "_QDRANT_BRIDGE_COMPLETE"
-"""Typer's: the shell asks for completions by it. `--show-completion` alone detects the shell."""
+"""Typer's: the shell asks for completions by it. Its flags alone detect the shell."""
 
 app = typer.Typer(
     name="qdrant-bridge",
@@ -90,6 +91,8 @@ def run(arguments: list[str]) -> int:
         debug = "--debug" in given or "--trace" in given
         if len(given) == 2 and given[0] == "--show-completion":
             return _show_completion(given[1])
+        if len(given) == 2 and given[0] == "--install-completion":
+            return _install_completion(given[1])
         result = _app(given)
         return result if isinstance(result, int) else 0
     except SystemExit as leaving:  # completion leaves in this way
@@ -123,6 +126,15 @@ def _show_completion(shell: str) -> int:
         _app([])
     finally:
         del os.environ[_COMPLETION]
+    return 0
+
+
+def _install_completion(shell: str) -> int:
+    """For a shell that is named, where Typer's own flag would take the one it detects."""
+    if shell not in list(Shells):
+        raise UsageError(f"no completion for the shell {shell}", hint=f"one of {', '.join(Shells)}")
+    _shell, path = install(shell, "qdrant-bridge", _COMPLETION)
+    note(f"{shell}: completion is in {path}, for the shells that are started from now on")
     return 0
 
 

@@ -272,6 +272,18 @@ def test_a_completion_script_for_a_shell(shell: str, words: str) -> None:
 
 def test_an_unknown_shell_is_wrong_usage() -> None:
     assert "perl" in command("--show-completion", "perl").require(2).err
+    assert "perl" in command("--install-completion", "perl").require(2).err
+
+
+def test_completion_is_installed_for_the_shell_that_is_named(tmp_path: Path) -> None:
+    told = ok("--install-completion", "fish", environ={"HOME": str(tmp_path)}).err
+    made = tmp_path / ".config" / "fish" / "completions" / "qdrant-bridge.fish"
+    assert str(made) in told and "complete --command" in made.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == [".config"]
+
+
+def test_the_help_says_what_the_demo_needs() -> None:
+    assert "pip install 'qdrant-bridge[demo]'" in ok("--help").out
 
 
 @pytest.mark.parametrize(
