@@ -64,12 +64,12 @@ edge = EdgeClient(Path('{qdrant}'))
 for hit in edge.search('packages', 'embedding', point.vectors['embedding'], limit=5):
     print(hit.payload['package'], hit.payload['summary'])"
 Look how far it is; stop it, and let it go on where it stopped:
-  qdrant-bridge status --config {config}
+  {bridge} status --config {config}
   kill {daemon}
-  qdrant-bridge sync postgres --config {config}
+  {bridge} sync postgres --config {config}
 Stop everything, then remove it:
   kill {daemon}; kill -INT {postgres}
-  rm -r {parts}"""
+  rm -r {remove}"""
 
 
 def register(app: typer.Typer) -> None:
@@ -105,7 +105,9 @@ def demo(
                 row = _follow(postgres, effective, daemon)
                 if keep:
                     daemon.start()
-                    _tell_what_to_try(postgres, place, daemon, row)
+                    # In a directory of the user's there may be more than this demo's.
+                    ours = [place] if directory is None else [place / part for part in _PARTS]
+                    _tell_what_to_try(postgres, place, daemon, row, ours)
                     daemon.leave()
                     postgres.leave()
 
@@ -213,7 +215,7 @@ def _follow(postgres: EmbeddedPostgres, effective: Effective, daemon: DaemonProc
 
 
 def _tell_what_to_try(
-    postgres: EmbeddedPostgres, place: Path, daemon: DaemonProcess, row: int
+    postgres: EmbeddedPostgres, place: Path, daemon: DaemonProcess, row: int, ours: list[Path]
 ) -> None:
     """What is left running, what to do with it, how to end it. Plain text, to be copied."""
     told = _KEPT.format(
@@ -225,9 +227,19 @@ def _tell_what_to_try(
         python=sys.executable,
         log=place / _LOG,
         config=place / _CONFIG,
-        parts=" ".join(str(place / part) for part in _PARTS),
+        bridge=_own_command(),
+        remove=" ".join(map(str, ours)),
     )
     note(told)
+
+
+def _own_command() -> str:
+    """How this program is called from the user's shell, whose PATH may not have it."""
+    beside = Path(sys.executable).with_name("qdrant-bridge")
+    found = shutil.which("qdrant-bridge")
+    if not beside.exists():
+        return "qdrant-bridge" if found else f"{sys.executable} -m cli.main"
+    return "qdrant-bridge" if found and Path(found).samefile(beside) else str(beside)
 
 
 def _ask(connection: Connection, target: Target, question: sample.Query) -> int:

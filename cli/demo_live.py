@@ -157,6 +157,7 @@ class Scene:
         self.changes = SampleChanges(connection)
         self.ledger = Ledger()
         self._lives = 0
+        self._applied_before = 0
         self._said = float("-inf")
 
     def play(self) -> None:
@@ -189,6 +190,7 @@ class Scene:
 
     def _start_daemon(self) -> None:
         self._daemon.start()
+        self._applied_before = self.ledger.applied.total()
         self._lives += 1
         again = "" if self._lives == 1 else " again, from its checkpoint"
         note(f"   the daemon starts{again}: process {self._daemon.pid}")
@@ -222,6 +224,7 @@ class Scene:
         now = time.monotonic()
         retained = 0 if status is None else status.retained_bytes or 0
         told = f"lag {self.ledger.lag_seconds(now):.1f} s, {retained / 1024:,.0f} KiB of log kept"
+        told += self._why_nothing_comes()
         if live is not None:
             live.update(self._table(told))
         elif now - self._said >= _LINE_SECONDS:
@@ -230,6 +233,13 @@ class Scene:
             note(
                 f"   {sum(self.ledger.committed.values()):,} changes by SQL, {done:,} applied, {told}"
             )
+
+    def _why_nothing_comes(self) -> str:
+        if self._daemon.pid is None:
+            return "; no daemon runs"
+        if self.ledger.applied.total() == self._applied_before and not self.ledger.settled:
+            return "; the daemon is starting"
+        return ""
 
     def _table(self, told: str) -> Table:
         pid = self._daemon.pid

@@ -85,6 +85,9 @@ def test_the_demo_finds_the_same_in_both(shown: Outcome) -> None:
 def test_changes_arrive_whole_although_the_daemon_is_killed_meanwhile(shown: Outcome) -> None:
     before, _, after = shown.err.partition("kill -9")
     assert re.search(r" [1-9][0-9,]* applied", before)
+    # A lag that grows has its reason beside it.
+    assert re.search(r" 0 applied, lag .*; the daemon is starting$", before, re.MULTILINE)
+    assert "; no daemon runs" in after and not shown.err.rstrip().endswith("starting")
     assert "starts again, from its checkpoint" in after
     [[changes, rows, points]] = re.findall(
         r"([0-9,]+) changes and a kill -9 later: ([0-9,]+) rows in Postgres, ([0-9,]+) points",
@@ -102,6 +105,12 @@ def test_what_is_kept_runs_on_and_can_be_read(directory: Path) -> None:
         outcome = running.finish().require()
     assert f"kept: edge://{directory}/qdrant" in outcome.err
     [(daemon, postgres)] = re.findall(r"kill (\d+); kill -INT (\d+)$", outcome.err, re.MULTILINE)
+    [own] = re.findall(r"^  (\S.*) status --config", outcome.err, re.MULTILINE)
+    assert shutil.which(own.split()[0]) is not None, own
+    assert f"  {own} sync postgres --config" in outcome.err
+    assert re.search(
+        rf"^  rm -r {directory}/postgres {directory}/qdrant ", outcome.err, re.MULTILINE
+    )
     [(url, row)] = re.findall(r"psql '(\S+)' -c \"UPDATE .* WHERE id = (\d+)", outcome.err)
     try:
         rows = _change_and_await(url, int(row))
