@@ -83,7 +83,12 @@ def _require_readable(connection: Connection, table: Table, columns: list[str]) 
     ]
     found = blockers(findings)
     if found:
-        raise UsageError(found[0].message, hint=found[0].remedy, table=table.label)
+        raise UsageError(
+            found[0].message,
+            code="PRIVILEGE" if found[0].check == "table.privilege" else "",
+            hint=found[0].remedy,
+            table=table.label,
+        )
 
 
 def _one_dimension(

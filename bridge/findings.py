@@ -18,13 +18,25 @@ class Finding:
 
     `check` is a stable word for scripts (`table.privilege`), `message` says what is so, `remedy`
     what mends it (a statement to run where there is one; empty when nothing needs mending).
-    Neither carries a row's values or a secret.
+    Neither carries a row's values or a secret. `code`: what a run that meets it ends with, if that has
+    a code of its own.
     """
 
     level: Level
     check: str
     message: str
     remedy: str = ""
+    code: str = ""
+
+
+def as_reported(finding: Finding) -> dict[str, str]:
+    """As in `--json`, whose fields stay as they are."""
+    return {
+        "level": finding.level,
+        "check": finding.check,
+        "message": finding.message,
+        "remedy": finding.remedy,
+    }
 
 
 def blockers(findings: Iterable[Finding]) -> list[Finding]:

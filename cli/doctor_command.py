@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import typer
 
 from backfill.preflight import check_target, inspect
 from bridge.config import Effective, Settings, TableSettings
 from bridge.errors import BridgeError, CheckFailed
-from bridge.findings import Finding, blockers
+from bridge.findings import Finding, as_reported, blockers
 from bridge.mapping import TableMapping
 from bridge.postgres import catalog, checks
 from bridge.postgres.connection import Connection, connect
-from bridge.postgres.stream_checks import StreamNames, check_stream
-from bridge.qdrant.state import QdrantState
-from bridge.qdrant.target import Target
-from bridge.status import read_stream
 from cli import options as o
+from cli.doctor_stream import Recorded, examine_stream
 from cli.help import Command
 from cli.output import counted, findings_table, out, print_json
-from cli.places import (
-    Place,
-    open_target,
-    pipeline_name,
-    postgres_url,
-    require_tables,
-    state_of,
-)
+from cli.places import open_target, postgres_url, require_tables
 
 REPORT_VERSION = 1
 
@@ -60,17 +49,13 @@ def doctor(
     findings = examine(effective)
     found = blockers(findings)
     if as_json:
-        listed = [asdict(finding) for finding in findings]
+        listed = [as_reported(finding) for finding in findings]
         print_json({"version": REPORT_VERSION, "ok": not found, "findings": listed})
     else:
         out().print(findings_table(findings))
     if found:
         verb = "blocks" if len(found) == 1 else "block"
-        raise CheckFailed(
-            f"{counted(len(found), 'finding')} {verb} a run",
-            code="DOCTOR",
-            hint="each has its remedy beside it",
-        )
+        raise CheckFailed(f"{counted(len(found), 'finding')} {verb} a run", code="DOCTOR")
 
 
 def examine(effective: Effective) -> list[Finding]:
@@ -80,15 +65,16 @@ def examine(effective: Effective) -> list[Finding]:
     findings: list[Finding] = []
     try:
         with open_target(settings, beside=True) as place:
+            recorded = Recorded.read(place.target, settings)
             findings.append(_ok("target.reachable", f"Qdrant at {place.target.label}"))
-            findings += _examine_postgres(settings, place)
+            findings += _examine_postgres(settings, recorded)
     except BridgeError as error:
         findings.append(_blocker("target.reachable", error))
         findings += _examine_postgres(settings, None)
     return findings
 
 
-def _examine_postgres(settings: Settings, place: Place | None) -> list[Finding]:
+def _examine_postgres(settings: Settings, recorded: Recorded | None) -> list[Finding]:
     try:
         url = postgres_url(settings)
         with connect(url, allow_plaintext=settings.allow_plaintext) as connection:
@@ -100,46 +86,37 @@ def _examine_postgres(settings: Settings, place: Place | None) -> list[Finding]:
             ]
             mappings: list[TableMapping] = []
             for name, table in settings.tables.items():
-                target = None if place is None else place.target
                 create = settings.migration.create_collection
-                found, mapping = _examine_table(connection, name, table, target, create=create)
+                found, mapping = _examine_table(connection, name, table, recorded, create=create)
                 findings += found
                 mappings += [mapping] if mapping is not None else []
-            return findings + _examine_stream(connection, facts, settings, place, mappings)
+            return findings + _examine_changes(connection, facts, settings, recorded, mappings)
     except BridgeError as error:
         return [_blocker("source.reachable", error)]
 
 
-def _examine_stream(
+def _examine_changes(
     connection: Connection,
     facts: catalog.ServerFacts,
     settings: Settings,
-    place: Place | None,
+    recorded: Recorded | None,
     mappings: Sequence[TableMapping],
 ) -> list[Finding]:
-    """Whether the changes can be followed, if the configuration says that they are to be."""
+    """Whether the changes can be followed."""
     if settings.reads_kafka:
         from cli.debezium_doctor import (
             examine_debezium,  # Kafka's client is not every run's to load
         )
 
         return examine_debezium(settings, connection, mappings)
-    if settings.sync is None:
-        return []
-    names = StreamNames(
-        slot=settings.slot,
-        publication=settings.publication,
-        pipeline=pipeline_name(settings),
-        made=place is not None and _has_stream(state_of(place, settings)),
-    )
-    return check_stream(connection, facts, names, mappings)
+    return examine_stream(connection, facts, settings, recorded, mappings)
 
 
 def _examine_table(
     connection: Connection,
     name: str,
     settings: TableSettings,
-    target: Target | None,
+    recorded: Recorded | None,
     *,
     create: bool,
 ) -> tuple[list[Finding], TableMapping | None]:
@@ -150,15 +127,25 @@ def _examine_table(
             Finding(level="warning", check="table.mapping", message=warning)
             for warning in inspection.mapping.warnings
         ]
-        if target is not None:
-            findings.append(check_target(target, inspection.mapping.collection, create=create)[1])
+        if recorded is not None:
+            findings += _examine_collection(recorded, inspection.mapping, create=create)
         return findings, inspection.mapping
     except BridgeError as error:
-        return [_blocker(f"table {name}", error)], None
+        if error.code == "PRIVILEGE":
+            return [_blocker("table.privilege", error)], None
+        return [_blocker("table.mapping", error)], None
 
 
-def _has_stream(store: QdrantState) -> bool:
-    return store.exists() and read_stream(store) is not None
+def _examine_collection(
+    recorded: Recorded, mapping: TableMapping, *, create: bool
+) -> list[Finding]:
+    state, finding = check_target(recorded.target, mapping.collection, create=create)
+    if state is None and recorded.is_streamed(mapping):
+        return []  # it is not made again: the stream's checks say so
+    taken = recorded.owner_finding(mapping)
+    if taken is None:
+        return [finding]
+    return [taken] if finding.level == "ok" else [finding, taken]
 
 
 def _ok(check: str, message: str) -> Finding:

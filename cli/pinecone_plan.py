@@ -18,7 +18,7 @@ from backfill.preflight import check_target
 from bridge.collection_spec import VectorSpec
 from bridge.config import PineconeSettings, Settings
 from bridge.errors import Unreachable
-from bridge.findings import Finding
+from bridge.findings import Finding, as_reported
 from bridge.pinecone.fields import FieldGuess
 from bridge.pinecone.index import shown
 from bridge.qdrant.target import Target
@@ -110,7 +110,7 @@ def index_report(planned: Planned) -> dict[str, Any]:
         "sampled": proposal.sampled,
         "fields": [_field_row(one, proposal) for one in proposal.fields],
         "warnings": list(proposal.warnings),
-        "findings": [asdict(found) for found in planned.findings],
+        "findings": [as_reported(found) for found in planned.findings],
     }
 
 

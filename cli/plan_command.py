@@ -12,7 +12,7 @@ from rich.text import Text
 from backfill.preflight import Inspection, check_target, inspect
 from bridge.config import Effective, Settings
 from bridge.errors import Unreachable
-from bridge.findings import Finding
+from bridge.findings import Finding, as_reported
 from bridge.map_forms import payload_form
 from bridge.map_table import value_policy
 from bridge.map_vectors import vector_kind
@@ -130,7 +130,7 @@ def report(
             "id": asdict(inspection.mapping.id_rule),
             "columns": column_rows(inspection),
             "warnings": list(inspection.mapping.warnings),
-            "findings": [asdict(found) for found in findings],
+            "findings": [as_reported(found) for found in findings],
         }
     settings = effective.settings
     indexes = {} if planned is None else {planned.proposal.plan.label: index_report(planned)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import typer
 
-from bridge.config import Effective
+from bridge.config import Effective, SyncSettings
 from bridge.errors import StopError, UsageError
 from bridge.state import TablePlan
 from bridge.status import read_stream
@@ -47,7 +48,7 @@ def sync_postgres(
     debug: o.Debug = False,
 ) -> None:
     """Follow the changes of Postgres, from where the copy began or the daemon stopped."""
-    effective = _effective(locals())
+    effective = _with_sync(_effective(locals()))
     with service(effective.settings) as around, around.open() as place:
         around.patiently(lambda: _require_copied(effective, place))
         with around.holding(place) as held:
@@ -81,7 +82,7 @@ def run(
     debug: o.Debug = False,
 ) -> None:
     """Copy the tables if that is not done yet, then follow their changes: the whole life."""
-    effective = _effective(locals())
+    effective = _with_sync(_effective(locals()))
     with service(effective.settings) as around, around.open() as place:
         if effective.settings.reads_kafka:
             _run_debezium(effective, around, place)
@@ -139,6 +140,7 @@ def _require_copied(effective: Effective, place: Place) -> None:
     if missing:
         raise UsageError(
             f"not copied yet: {', '.join(missing)}",
+            code="NOT_PREPARED",
             hint="qdrant-bridge run copies and then follows; or backfill pgvector --prepare-sync first",
         )
 
@@ -165,6 +167,14 @@ def _effective(parameters: Mapping[str, Any]) -> Effective:
     effective = o.Flags.of(parameters).load()
     require_tables(effective.settings)
     return effective
+
+
+def _with_sync(effective: Effective) -> Effective:
+    """The command itself asks for a stream: the section, all of which has defaults, need not be there."""
+    settings = effective.settings
+    if settings.sync is not None:
+        return effective
+    return replace(effective, settings=settings.model_copy(update={"sync": SyncSettings()}))
 
 
 def _run_debezium(

@@ -205,12 +205,17 @@ def add_tables(connection: Connection, name: str, tables: Sequence[Table]) -> No
         try:
             connection.execute(statement)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise UsageError(
-                f"this role may not add tables to the publication {quote_identifier(name)}",
-                code="PRIVILEGE",
-                hint=f"as the tables' owner: ALTER PUBLICATION {quote_identifier(name)} ADD TABLE "
-                f"{', '.join(table.label for table in tables)};",
-            ) from error
+            raise may_not_add(name, tables) from error
+
+
+def may_not_add(name: str, tables: Iterable[Table]) -> UsageError:
+    """Adding tables needs what this role has not; with the statement."""
+    return UsageError(
+        f"this role may not add tables to the publication {quote_identifier(name)}",
+        code="PRIVILEGE",
+        hint=f"as the tables' owner: ALTER PUBLICATION {quote_identifier(name)} ADD TABLE "
+        f"{', '.join(table.label for table in tables)};",
+    )
 
 
 def creating_statement(name: str, tables: Iterable[Table]) -> str:

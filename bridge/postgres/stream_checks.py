@@ -29,12 +29,16 @@ _GENERATED_IN_IDENTITY = 180000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamNames:
-    """What the stream of a pipeline is called, and whether its slot was made before (`made`)."""
+    """What the stream of a pipeline is called.
+
+    `made`: whether this pipeline made the slot before; None where its records could not be read, so
+    that a slot of this name may be in use and must not be called a leftover.
+    """
 
     slot: str
     publication: str
     pipeline: str
-    made: bool = False
+    made: bool | None = False
 
 
 def check_stream(
@@ -55,11 +59,13 @@ def check_stream(
 
 
 def require_sound(findings: Sequence[Finding]) -> None:
-    """UsageError with everything that blocks, if anything does."""
+    """UsageError with everything that blocks, if anything does; its code is the first one's that has one."""
     found = [finding for finding in findings if finding.level == "blocker"]
     if found:
+        codes = list(dict.fromkeys(finding.code for finding in found if finding.code))
         raise UsageError(
             "; ".join(finding.message for finding in found),
+            code=codes[0] if codes else "",
             hint="\n".join(finding.remedy for finding in found if finding.remedy),
         )
 
@@ -117,7 +123,8 @@ def _limits(connection: Connection, names: StreamNames) -> list[Finding]:
                 "Postgres; or drop one that nobody reads (pg_replication_slots: NOT active)",
             )
         )
-    if senders >= most_senders and not names.made:
+    # Where the stream is there, one of the senders may be its own.
+    if senders >= most_senders and names.made is False:
         findings.append(
             _blocked(
                 "stream.senders",
@@ -136,6 +143,16 @@ def _slot(connection: Connection, names: StreamNames) -> list[Finding]:
         if names.made:
             slots.require_readable(connection, names.slot, found, own_pid=found.active_pid)
             return []
+        if names.made is None:
+            return [
+                Finding(
+                    level="warning",
+                    check="stream.slot",
+                    message=f"the replication slot {names.slot} exists; not checked whether this "
+                    "pipeline made it, since Qdrant could not be asked",
+                    remedy="leave it as it is; run doctor again when target.reachable is mended",
+                )
+            ]
         slots.require_readable(connection, names.slot, found)
         raise slots.slot_exists(names.slot)
     except BridgeError as error:
@@ -153,6 +170,14 @@ def _publication(
 ) -> list[Finding]:
     if publication is None:
         return _may_publish(connection, names, tables)
+    if names.made and publication.pipeline == names.pipeline:
+        # A table that is new joins it at the start; whether one was taken out, the record tells.
+        joining = [table for table in tables if publication.member(table.oid) is None]
+        if joining and not _may_add(connection, publication, joining):
+            return [
+                _blocker("stream.publication", publications.may_not_add(publication.name, joining))
+            ]
+        tables = [table for table in tables if table not in joining]
     try:
         publications.require_fitting(publication, tables, pipeline=names.pipeline)
     except UsageError as error:
@@ -180,6 +205,21 @@ def _may_publish(
             "as the tables' owner: " + publications.creating_statement(names.publication, tables),
         )
     ]
+
+
+def _may_add(connection: Connection, publication: Publication, tables: Sequence[Table]) -> bool:
+    """Whether this role may add the tables: the publication and every one of them its own."""
+    query = """
+        SELECT pg_catalog.pg_has_role(p.pubowner, 'USAGE')
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = ANY (%s)
+            AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+        FROM pg_catalog.pg_publication p WHERE p.oid = %s
+    """
+    with translated(connection=connection):
+        row = connection.execute(
+            query, ([table.oid for table in tables], publication.oid)
+        ).fetchone()
+    return row is not None and bool(row[0])
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -393,4 +433,6 @@ def _blocked(check: str, message: str, remedy: str) -> Finding:
 
 
 def _blocker(check: str, error: BridgeError) -> Finding:
-    return _blocked(check, error.message, error.hint)
+    return Finding(
+        level="blocker", check=check, message=error.message, remedy=error.hint, code=error.code
+    )

@@ -271,8 +271,17 @@ def test_a_slot_that_the_pipeline_did_not_make(
     )
     found = blockers(docs)
     assert f"pg_drop_replication_slot('{docs.pipeline.slot}')" in found["stream.slot"]["remedy"]
-    docs.pipeline.command("run").require(2)
+    assert "error SLOT_EXISTS" in docs.pipeline.command("run").require(2).err
     assert not docs.place.exists(docs.pipeline.name)
+
+
+def test_a_stream_of_what_is_not_copied(
+    database: Database, place: ServerPlace, tmp_path: Path
+) -> None:
+    docs = followed(database, place, tmp_path)
+    outcome = docs.pipeline.command("sync", "postgres").require(2)
+    assert "error NOT_PREPARED: not copied yet: public.docs" in outcome.err
+    nothing_made(docs)
 
 
 def test_a_slot_of_another_plugin(database: Database, place: ServerPlace, tmp_path: Path) -> None:
