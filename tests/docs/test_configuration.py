@@ -23,7 +23,7 @@ TABLES = (
     "migration",
     "pinecone",
     "kafka",
-    "later",
+    "sync",
 )
 ROWS = {bare(row[0]): row for table in TABLES for row in PAGE.table(table)}
 SCHEMA = json_schema()
