@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from rich.text import Text
 from bridge.errors import BridgeError
 from bridge.findings import Finding
 
+_GAP = 2  # of rich's tables without lines, between two columns
 _MARKS = {"blocker": ("✗", "red"), "warning": ("!", "yellow"), "ok": ("✓", "green")}
 
 
@@ -50,7 +52,8 @@ def print_error(error: BridgeError, *, debug: bool) -> None:
     if where:
         console.print(Text(f"  where: {where}"), soft_wrap=True)
     if error.hint:
-        console.print(Text(f"  remedy: {error.hint}"), soft_wrap=True)
+        hint = error.hint.replace("\n", "\n    ")  # several remedies, a line each
+        console.print(Text(f"  remedy: {hint}"), soft_wrap=True)
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:
@@ -65,6 +68,57 @@ def findings_table(findings: Iterable[Finding]) -> Table:
             told.append(f"\n→ {finding.remedy}", style="dim" if finding.level == "ok" else style)
         table.add_row(Text(mark, style=style), Text(finding.check, style="dim"), told)
     return table
+
+
+def print_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    names: int = 1,
+    spare: Collection[str] = (),
+) -> None:
+    """A line a row, whose first `names` columns are texts and the others numbers. No cell is broken.
+
+    On a terminal that is too narrow, `spare` columns that are 0 in every row are left out; if it still
+    does not fit, each row is a block with a line a column. In a pipe nothing is too wide.
+    """
+    shown = list(range(len(headings)))
+    if console.is_terminal and _width(headings, rows, shown) > console.width:
+        shown = [
+            n
+            for n, heading in enumerate(headings)
+            if heading not in spare or any(row[n] != "0" for row in rows)
+        ]
+    if console.is_terminal and _width(headings, rows, shown) > console.width:
+        _print_blocks(console, headings, rows, shown)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for n in shown:
+        table.add_column(headings[n], justify="left" if n < names else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[n]) for n in shown))
+    console.width = max(console.width, _width(headings, rows, shown))
+    console.print(table)
+
+
+def _width(headings: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    return sum(max(cell_len(row[n]) for row in (headings, *rows)) for n in shown) + _GAP * (
+        len(shown) - 1
+    )
+
+
+def _print_blocks(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    shown: Sequence[int],
+) -> None:
+    wide = max(cell_len(headings[n]) for n in shown)
+    for row in rows:
+        console.print(Text(row[shown[0]], style="bold"), soft_wrap=True)
+        for n in shown[1:]:
+            console.print(Text(f"  {headings[n]:<{wide}}  {row[n]}"), soft_wrap=True)
 
 
 def counted(number: int, noun: str) -> str:
