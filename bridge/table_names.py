@@ -10,6 +10,7 @@ table.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NoReturn
 
 from bridge.errors import UsageError
@@ -50,6 +51,33 @@ def format_table_name(schema: str | None, name: str) -> str:
     """The one spelling of a name: what `parse_table_name` reads back, quoted where needed."""
     quoted = quote_identifier(name)
     return quoted if schema is None else f"{quote_identifier(schema)}.{quoted}"
+
+
+def find_table(names: Iterable[str], wanted: str) -> str:
+    """The one of these names that is meant; a schema may be left out where that is unambiguous.
+
+    Names as `format_table_name` spells them. UsageError if none is meant, or several may be.
+    """
+    known = list(names)
+    schema, name = parse_table_name(wanted)
+    spelled = format_table_name(schema, name)
+    if spelled in known:
+        return spelled
+    meant = [one for one in known if _may_be(parse_table_name(one), schema, name)]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise UsageError(
+            f"table {wanted} may be {' or '.join(meant)}", hint="name it with its schema"
+        )
+    raise UsageError(
+        f"table {wanted} is not in the configuration", hint=f"it has: {', '.join(known)}"
+    )
+
+
+def _may_be(known: tuple[str | None, str], schema: str | None, name: str) -> bool:
+    # Which schema a name without one is of, only the server's search_path tells.
+    return known[1] == name and (known[0] is None or schema is None)
 
 
 def _parts(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import UsageError
-from bridge.table_names import format_table_name, parse_table_name
+from bridge.table_names import find_table, format_table_name, parse_table_name
 
 # What a Postgres name may be: 1 to 63 bytes of UTF-8, no NUL.
 NAMES = st.text(
@@ -82,3 +82,38 @@ def test_any_text_is_a_name_or_a_usage_error(text: str) -> None:
     except UsageError:
         return
     assert parse_table_name(format_table_name(*parsed)) == parsed
+
+
+# --- finding one ----------------------------------------------------------------------------------
+
+CONFIGURED = ("public.items", "public.docs", "app.docs", 'app."Weird.Table"', "plain")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("public.items", "public.items"),
+        ("items", "public.items"),
+        (" Items ", "public.items"),
+        ("app.docs", "app.docs"),
+        ('"Weird.Table"', 'app."Weird.Table"'),
+        ("plain", "plain"),
+        ("public.plain", "plain"),
+    ],
+)
+def test_a_table_is_found_with_or_without_its_schema(wanted: str, found: str) -> None:
+    assert find_table(CONFIGURED, wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("docs", "may be public.docs or app.docs"),
+        ("app.items", "is not in the configuration"),
+        ("nowhere", "is not in the configuration"),
+    ],
+)
+def test_what_is_not_one_table_is_refused(wanted: str, told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        find_table(CONFIGURED, wanted)
+    assert told in refused.value.message and refused.value.hint
