@@ -153,6 +153,8 @@ def _find(connection: Connection, name: str, copied: Mapping[int, RecordedSchema
     known = next((one for one in copied.values() if one.is_called(*parsed)), None)
     table = None if known is None else catalog.read_table_by_oid(connection, known.oid)
     if known is None or table is None:
+        if known is not None and not catalog.has_table(connection, known.schema, known.name):
+            raise recorded_schema.dropped(known, made_again=False)
         return catalog.read_table(connection, *parsed)
     return replace(table, schema=known.schema, name=known.name)
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bridge.config_tables import TableSettings, VectorSettings
-from bridge.map_vectors import vector_kind
+from bridge.errors import StopError
+from bridge.map_vectors import vector_columns, vector_kind
 from bridge.mapping import TableMapping
 from bridge.schema import Column, Table, quote_identifier
 from bridge.state import Record
@@ -136,10 +137,25 @@ class RecordedSchema:
         return None
 
     def changed_columns(self, columns: Iterable[Column]) -> list[str]:
-        """Columns that came, went, or are others than at the copy, by name."""
-        now = {c.name: RecordedColumn.of(c) for c in columns if not c.generated}
+        """Columns that came, went, or are others than at the copy, by name; later vector columns, which
+        change no payload, are not among them."""
+        now = {
+            c.name: RecordedColumn.of(c)
+            for c in columns
+            if not c.generated and not self._is_later_vector(c)
+        }
         names = {*now, *self.columns}
         return sorted(name for name in names if now.get(name) != self.columns.get(name))
+
+    def unplaced_vectors(self, table: Table, settings: TableSettings) -> list[str]:
+        """Vector columns that came after the copy and that the configuration does not leave out: the
+        collection has no place for them, and cannot be given one."""
+        wanted = vector_columns(table, settings)
+        return [column.name for column in wanted if self._is_later_vector(column)]
+
+    def _is_later_vector(self, column: Column) -> bool:
+        known = column.name in self.distances or column.name in self.columns
+        return vector_kind(column) is not None and not known
 
     # --- the mapping of later days --------------------------------------------------------------
 
@@ -172,14 +188,50 @@ class RecordedSchema:
         return replace(
             table,
             indexes=tuple(i for i in table.indexes if i.method not in _VECTOR_INDEXES),
-            columns=tuple(
-                column
-                for column in table.columns
-                if vector_kind(column) is None
-                or column.name in self.distances
-                or column.name in self.columns
-            ),
+            columns=tuple(c for c in table.columns if not self._is_later_vector(c)),
         )
+
+
+def unplaced(columns: Sequence[str]) -> str:
+    """What is said of later vector columns."""
+    several = len(columns) > 1
+    return (
+        f"the vector column{'s' if several else ''} {', '.join(columns)} came after the copy, and the "
+        f"collection has no place for {'them' if several else 'it'}"
+    )
+
+
+UNPLACED_HINT = (
+    "Qdrant adds no vector to a collection: stop the daemon, give the table another `collection` and run "
+    "qdrant-bridge resync --all; or leave the column out by the table's `columns`"
+)
+
+
+def moved(copied: RecordedSchema, collection: str) -> StopError:
+    """The stop of a stream whose table is to go into another collection, which does not exist yet."""
+    return StopError(
+        f"{copied.label} is to go into the collection {collection} now, which is not there; so far it went "
+        f"into {copied.collection}",
+        code="TARGET_CHANGED",
+        table=copied.label,
+        hint="qdrant-bridge resync --all makes and fills the new one; the old one stays until you delete it",
+    )
+
+
+def dropped(copied: RecordedSchema, *, made_again: bool) -> StopError:
+    """The stop of a stream whose table is gone. `made_again`: another one has its name."""
+    hint = (
+        "a table of its name is there again: start the daemon, which copies it as a new one; through "
+        "Kafka, give it another `collection` and copy it again"
+        if made_again
+        else "take it out of the configuration and start the daemon again; its collection stays as it is"
+    )
+    return StopError(
+        f"{copied.label}: the table was dropped",
+        code="SCHEMA_CHANGED",
+        table=copied.label,
+        hint=hint,
+    )
 
 
 def _other_type(before: RecordedColumn, column: Column) -> bool:

@@ -23,6 +23,7 @@ EVENTS: Final = {
     "lease_lost": "another process writes now; this one ends",
     "connected": "a session with Postgres has begun; checkpoint, binary",
     "schema_changed": "columns are others than at the copy; table, columns, hint",
+    "vectors_left_out": "vector columns came that the collection cannot take; table, columns, hint",
     "partitions_changed": "partitions came or went with rows; table, attached, detached, hint",
     "streaming": "the checkpoint has passed where Postgres was when the session began",
     "waiting": "something does not answer and is tried again; reason, seconds",

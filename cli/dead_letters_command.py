@@ -20,7 +20,6 @@ from bridge.qdrant.target import Target
 from bridge.requests import Request
 from bridge.state import Record
 from cli import options as o
-from cli.debezium_requests import execute_in_group
 from cli.help import Command, Group
 from cli.holder import await_holder, is_held
 from cli.output import counted, note, out, print_json
@@ -225,6 +224,8 @@ def _through_group(
             "row; dead-letters drop forgets them"
         )
     if rows:
+        from cli.debezium_requests import execute_in_group  # with it comes Kafka's client
+
         ended = execute_in_group(effective, target, store, _requests(rows), lambda request: None)
         outcome += _outcome(ended)
     return outcome

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from backfill.extension import begin_again
 from backfill.preflight import inspect
-from bridge import requests
+from bridge import recorded_schema, requests
 from bridge.config import Effective
 from bridge.errors import BridgeError, CheckFailed, StopError, UsageError
 from bridge.kafka_state import read_kafka
-from bridge.postgres.catalog import server_facts
-from bridge.postgres.connection import connect
+from bridge.postgres import catalog
+from bridge.postgres.connection import Connection, connect
 from bridge.postgres.key_texts import require_key
 from bridge.qdrant.state import QdrantState
+from bridge.recorded_schema import RecordedSchema
 from bridge.requests import Key, Request
+from bridge.schema import Table
 from bridge.status import read_stream
 from bridge.stream_state import StreamState
-from bridge.table_names import format_table_name, parse_table_name
+from bridge.table_names import find_table, parse_table_name
 from cli import options as o
-from cli.debezium_requests import execute_in_group
 from cli.handoff import tell_blockers
 from cli.help import Command
 from cli.holder import await_holder, execute, holding, is_held
-from cli.output import err, note, print_json
+from cli.output import err, note, print_json, print_table
 from cli.places import Place, begun_state, open_target, postgres_url, require_tables, state_of
 from sync.checks import SourceChecks
 
@@ -45,11 +45,12 @@ Examples:
   qdrant-bridge resync public.docs --config bridge.yaml
   qdrant-bridge resync public.docs --from 1000 --to 2000 --config bridge.yaml
   qdrant-bridge resync --all --config bridge.yaml
-
-A daemon that runs does it within its stream; else this command follows the stream for so long. Through
-Kafka, a process of the group does it beside the topics; else this command is one for so long. After
-SLOT_LOST and the like, --all begins again: another slot, every table copied, points without a row removed.
-"""
+""" + (
+    "\nA daemon that runs does it within its stream; else this command follows the stream for so long. "
+    "Through Kafka, a process of the group does it beside the topics; else this command is one for so "
+    "long. After SLOT_LOST and the like, --all begins again: another slot, every table copied, points "
+    "without a row removed."
+)
 
 TableName = Annotated[
     str | None, typer.Argument(help="A table of the configuration.", metavar="TABLE")
@@ -72,7 +73,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", rich_help_panel=
 Wait = Annotated[
     bool,
     typer.Option(
-        "--wait/--no-wait", help="Wait until it is done; so it is.", rich_help_panel=_WHAT
+        "--wait/--no-wait",
+        help="Wait until it is done (the default); --no-wait hands it over and returns.",
+        show_default=False,
+        rich_help_panel=_WHAT,
     ),
 ]
 
@@ -113,15 +117,20 @@ def resync(
         store = begun_state(place.target, effective.settings)
         reads_kafka = effective.settings.reads_kafka
         stream = None if reads_kafka else _require_stream(store)
-        wanted = [_request(effective, name, wait, first, last) for name in names]
+        copied = recorded_schema.load(store)
+        asked = [_request(effective, name, wait, first, last, copied) for name in names]
+        wanted = [request for request, _table in asked]
         if stream is None:
             with _Watched() as watched:
+                from cli.debezium_requests import execute_in_group  # with it comes Kafka's client
+
                 ended = execute_in_group(
                     effective, place.target, store, wanted, watched.show, wait=wait
                 )
         else:
             ended = _carry_out(effective, place, stream, wanted, everything, yes, wait)
-    _report(ended, as_json)
+        lacking = _unplaced(effective, store, names, [table for _request, table in asked])
+    _report(ended, lacking, as_json)
 
 
 def _require_stream(store: QdrantState) -> StreamState:
@@ -144,33 +153,48 @@ def _require_stream(store: QdrantState) -> StreamState:
 
 def _configured(effective: Effective, name: str) -> str:
     """The table's name as the configuration has it."""
-    tables = effective.settings.tables
-    spelled = format_table_name(*parse_table_name(name))
-    if spelled not in tables:
-        raise UsageError(
-            f"table {name} is not in the configuration", hint=f"it has: {', '.join(tables)}"
-        )
-    return spelled
+    return find_table(effective.settings.tables, name)
 
 
 def _request(
-    effective: Effective, name: str, wait: bool, first: str | None, last: str | None
-) -> Request:
+    effective: Effective,
+    name: str,
+    wait: bool,
+    first: str | None,
+    last: str | None,
+    copied: Mapping[int, RecordedSchema],
+) -> tuple[Request, Table]:
+    """The request, and the table as the catalog has it. StopError if it was dropped."""
     settings = effective.settings
     with connect(postgres_url(settings), allow_plaintext=settings.allow_plaintext) as connection:
+        _require_there(connection, name, copied)
         mapping = inspect(connection, name, settings.tables[name]).mapping
         keys: dict[str, Key | None] = {}
         for flag, text in (("--from", first), ("--to", last)):
             key = keys[flag] = _key(text, mapping.key_columns, flag)
             if key is not None:
                 require_key(connection, mapping.table, mapping.key_columns, key, flag)
-    return requests.make(
+    request = requests.make(
         "resync",
         mapping.table.label,
         first=keys["--from"],
         last=keys["--to"],
         waited_for=wait,
     )
+    return request, mapping.table
+
+
+def _require_there(connection: Connection, name: str, copied: Mapping[int, RecordedSchema]) -> None:
+    known = _recorded(name, copied)
+    if known is None or catalog.read_table_by_oid(connection, known.oid) is not None:
+        return
+    if not catalog.has_table(connection, known.schema, known.name):
+        raise recorded_schema.dropped(known, made_again=False)
+
+
+def _recorded(name: str, copied: Mapping[int, RecordedSchema]) -> RecordedSchema | None:
+    parsed = parse_table_name(name)
+    return next((known for known in copied.values() if known.is_called(*parsed)), None)
 
 
 def _key(text: str | None, columns: Sequence[str], flag: str) -> Key | None:
@@ -189,6 +213,21 @@ def _key(text: str | None, columns: Sequence[str], flag: str) -> Key | None:
             hint=f"""{flag} '["a", "7"]'""",
         )
     return tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
+
+
+def _unplaced(
+    effective: Effective, store: QdrantState, names: Sequence[str], tables: Sequence[Table]
+) -> dict[str, list[str]]:
+    """By table, the vector columns that its collection has no place for, also now."""
+    copied = recorded_schema.load(store)
+    found: dict[str, list[str]] = {}
+    for name, table in zip(names, tables, strict=True):
+        known = _recorded(name, copied)
+        if known is not None:
+            columns = known.unplaced_vectors(table, effective.settings.tables[name])
+            if columns:
+                found[table.label] = columns
+    return found
 
 
 # --- doing it --------------------------------------------------------------------------------------
@@ -233,7 +272,7 @@ def _why_lost(effective: Effective, place: Place, stream: StreamState) -> StopEr
     known = stream.facts["tables"]
     try:
         connection = connect(postgres_url(settings), allow_plaintext=settings.allow_plaintext)
-        found = str(server_facts(connection).system_identifier)
+        found = str(catalog.server_facts(connection).system_identifier)
         if found != stream.facts["system_id"]:
             connection.close()
             return StopError("this is another cluster", code="SOURCE_CHANGED")
@@ -251,16 +290,32 @@ def _why_lost(effective: Effective, place: Place, stream: StreamState) -> StopEr
     except StopError as error:
         if error.code not in LOST:
             raise
-        return error
+        told = _moved(effective, place) if error.code == "TARGET_CHANGED" else None
+        return told or error
+    return None
+
+
+def _moved(effective: Effective, place: Place) -> StopError | None:
+    """That a table is to go into another collection, which was never there; None if none is."""
+    copied = recorded_schema.load(state_of(place, effective.settings))
+    for name, settings in effective.settings.tables.items():
+        known, wanted = _recorded(name, copied), settings.collection
+        if known is None or wanted is None or wanted == known.collection:
+            continue
+        if place.target.collection(wanted) is None:
+            return recorded_schema.moved(known, wanted)
     return None
 
 
 def _confirm(lost: BridgeError, yes: bool) -> None:
-    what = (
-        f"{lost.message}. What has changed since cannot be read any more: a new replication slot is "
-        "made, all tables are copied again, and points without a row are removed."
+    # Where the collection is another, no change is lost: it has none of the rows yet.
+    why = (
+        "" if lost.code == "TARGET_CHANGED" else "What has changed since cannot be read any more. "
     )
-    note(what)
+    note(
+        f"{lost.message}. {why}A new replication slot is made, all tables are copied again, and points "
+        "without a row are removed. A collection that the configuration no longer names stays as it is."
+    )
     if yes:
         return
     if not sys.stdin.isatty():
@@ -325,11 +380,14 @@ class _Watched:
         self._status.update(Text(f"{request.table}: {told}"))
 
 
-def _report(ended: Sequence[Request], as_json: bool) -> None:
+def _report(ended: Sequence[Request], lacking: Mapping[str, Sequence[str]], as_json: bool) -> None:
     if as_json:
-        print_json({"version": REPORT_VERSION, "requests": [to_json(r) for r in ended]})
+        print_json({"version": REPORT_VERSION, "requests": [to_json(r, lacking) for r in ended]})
     else:
         _print(ended)
+    for name, columns in lacking.items():
+        told = f"{name}: {recorded_schema.unplaced(columns)}; no resync brings that"
+        note(f"{told}. {recorded_schema.UNPLACED_HINT}", style="yellow")
     failed = [request for request in ended if request.progress.stage == "failed"]
     if failed:
         first = failed[0].progress
@@ -338,7 +396,7 @@ def _report(ended: Sequence[Request], as_json: bool) -> None:
         )
 
 
-def to_json(request: Request) -> dict[str, Any]:
+def to_json(request: Request, lacking: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """As `--json` prints it. `outcome`: done, failed, or asked where nobody waited."""
     progress = request.progress
     return {
@@ -349,26 +407,29 @@ def to_json(request: Request) -> dict[str, Any]:
         "dead_letters": progress.letters,
         "extras": progress.extras,
         "extras_removed": not progress.extras_kept,
+        "vectors_left_out": list(lacking.get(request.table, ())),
         "reason": progress.reason or None,
     }
 
 
 def _print(ended: Sequence[Request]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("table", "outcome", "rows", "written", "set aside", "without a row"):
-        left = heading in ("table", "outcome")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for request in ended:
-        progress = request.progress
-        extras = f"{progress.extras:,}" + (" (kept)" if progress.extras_kept else "")
-        table.add_row(
-            Text(request.table),
-            Text({"asked": "handed over"}.get(progress.stage, progress.stage)),
-            f"{progress.rows:,}",
-            f"{progress.written:,}",
-            f"{progress.letters:,}",
-            extras,
-        )
-    err().print(table)
+    print_table(
+        err(),
+        ["table", "outcome", "rows", "written", "set aside", "without a row"],
+        [_row(request) for request in ended],
+        names=2,
+    )
     if any(request.progress.extras_kept and request.progress.extras for request in ended):
         note("points of other origin are kept; owns_collection: true lets all of them go")
+
+
+def _row(request: Request) -> list[str]:
+    progress = request.progress
+    return [
+        request.table,
+        {"asked": "handed over"}.get(progress.stage, progress.stage),
+        f"{progress.rows:,}",
+        f"{progress.written:,}",
+        f"{progress.letters:,}",
+        f"{progress.extras:,}" + (" (kept)" if progress.extras_kept else ""),
+    ]

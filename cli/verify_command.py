@@ -12,7 +12,7 @@ import typer
 
 from backfill.pgvector import usable_cores
 from bridge.config import Effective, Settings
-from bridge.errors import CheckFailed, UsageError
+from bridge.errors import UsageError
 from bridge.kafka_status import is_read_from_kafka
 from bridge.postgres.connection import connect
 from bridge.postgres.verify_reads import Part
@@ -26,6 +26,7 @@ from cli.output import note, print_json
 from cli.pinecone_places import index_pipeline_name
 from cli.places import Place, open_target, pipeline_name, postgres_url, state_of
 from cli.verify_index import Chosen, IndexRun, choose, opened_index
+from cli.verify_outcome import require_passed
 from cli.verify_progress import display
 from cli.verify_repair import Mender
 from cli.verify_subjects import chosen_tables, subjects
@@ -34,7 +35,7 @@ from verify import textfile as prometheus
 from verify.mending import Repair, Repaired, mended
 from verify.recall import QUERIES, VectorRecall, measure_recall
 from verify.recall_html import page
-from verify.report import COUNTS, TableResult, to_json
+from verify.report import TableResult, to_json
 from verify.stream import Follower, NoStream, Stream
 from verify.table import Options, Subject, TableComparison
 
@@ -43,11 +44,11 @@ Examples:
   qdrant-bridge verify --config bridge.yaml
   qdrant-bridge verify public.docs --sample 1% --config bridge.yaml --json
   qdrant-bridge verify --repair --config bridge.yaml
-  qdrant-bridge verify --pinecone.index-name products --qdrant.collection products
-
-Exit code 0: equal; 1: not equal, or --recall misses a threshold. It may run while a daemon does, and
-while the table is written to: what differs is looked at again before it is reported.
-"""
+  qdrant-bridge verify --pinecone.index-name shop --qdrant.collection shop
+""" + (
+    "\nExit code 0: equal; 1: not equal, or --recall misses a threshold. It may run while a daemon does, "
+    "and while the table is written to: what differs is looked at again before it is reported."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -151,7 +152,12 @@ def verify(
         print_json(report)
     else:
         print_results(report)
-    require_passed(report)
+    require_passed(
+        report,
+        results,
+        follows=bool(chosen.tables) and tables.follows,
+        repaired=repair and not dry_run,
+    )
 
 
 def _require_sense(
@@ -159,6 +165,8 @@ def _require_sense(
 ) -> None:
     if dry_run and not repair:
         raise UsageError("--dry-run belongs to --repair", hint="verify --repair --dry-run")
+    if recall is not None and recall < 1:
+        raise UsageError(f"--recall: {recall} neighbours are none", hint="verify --recall 10")
     if recall is None and (queries is not None or html is not None):
         raise UsageError(
             "--queries and --html belong to --recall", hint="verify --recall 10 --html recall.html"
@@ -199,6 +207,7 @@ class _Run:
         self.tables = chosen_tables(self.settings, table)
         self.subjects = subjects(self.settings, self.tables, place.target, self.store)
         self.follower = follower_of(self.store)
+        self.follows = self.store is not None and read_stream(self.store) is not None
         self.options = replace(
             _options(self.settings, place, sample, seed, resume), exact_vectors=exact
         )
@@ -308,41 +317,3 @@ def _options(
         part=Part(fraction=fraction, seed=seed, index=index, count=count),
         resume=resume,
     )
-
-
-# --- what is shown ---------------------------------------------------------------------------------
-
-
-def require_passed(report: dict[str, Any]) -> None:
-    """CheckFailed, and exit code 1, naming what differs in which table, and what searches miss."""
-    different = [
-        f"{name}: {', '.join([*found['schema'], *told_counts(found)])}"
-        for name, found in report["tables"].items()
-        if not found["equal"]
-    ]
-    missed = [
-        f"{name}, vector {vector}: {', '.join(one['missed'])}"
-        for name, found in report["tables"].items()
-        for vector, one in found.get("recall", {}).items()
-        if not one["passed"]
-    ]
-    lines = [*(["not equal: " + "; ".join(different)] if different else []), *missed]
-    if not lines:
-        return
-    hints = []
-    if different:
-        hints.append(
-            "qdrant-bridge verify --repair writes what is missing or differs and removes what is too "
-            "much; qdrant-bridge dead-letters list tells of rows that were set aside"
-        )
-    if missed:
-        hints.append(
-            "where exact = true reaches the thresholds, the index is what misses: raise hnsw m or "
-            "ef_construct, or search with a larger hnsw_ef"
-        )
-    raise CheckFailed("; ".join(lines), hint="; ".join(hints))
-
-
-def told_counts(found: dict[str, Any]) -> list[str]:
-    """`3 missing`, `1 dead-lettered`: the counts that are not 0."""
-    return [f"{found[name]:,} {name.replace('_', '-')}" for name in COUNTS if found[name]]

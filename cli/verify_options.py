@@ -96,7 +96,6 @@ Recall = Annotated[
         "--recall",
         help="Compare the K nearest neighbours as well: exact ones from pgvector, and Qdrant's.",
         metavar="[K]",
-        min=1,
         rich_help_panel=_SEARCH,
     ),
 ]

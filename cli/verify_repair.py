@@ -25,7 +25,6 @@ from bridge.postgres.verify_reads import some_key
 from bridge.qdrant.state import QdrantState
 from bridge.requests import Request
 from bridge.status import read_stream
-from cli.debezium_requests import execute_in_group
 from cli.holder import await_holder, execute, holding, is_held
 from cli.output import note
 from cli.places import Place, begun_state, pipeline_name, postgres_url
@@ -75,6 +74,8 @@ class Mender:
 
     def _through_group(self, repair: Repair, subject: Subject) -> Repaired:
         asked = self._requests(repair, subject)
+        from cli.debezium_requests import execute_in_group  # with it comes Kafka's client
+
         ended = execute_in_group(self._effective, self._place.target, self._store, asked, _tell)
         return _repaired(repair, ended)
 

@@ -12,13 +12,13 @@ from bridge.config_tables import TableSettings
 from bridge.errors import UsageError
 from bridge.findings import blockers
 from bridge.mapping import TableMapping
-from bridge.postgres import checks
+from bridge.postgres import catalog, checks
 from bridge.postgres.connection import Connection, connect
 from bridge.postgres.predicate import where_sql
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.recorded_schema import RecordedSchema
-from bridge.table_names import format_table_name, parse_table_name
+from bridge.table_names import find_table, parse_table_name
 from cli.places import postgres_url
 from sync.checks import SourceChecks
 from verify.comparison import Path
@@ -29,12 +29,7 @@ def chosen_tables(settings: Settings, named: str | None) -> dict[str, TableSetti
     """The tables to compare: the one that is named, or all."""
     if named is None:
         return dict(settings.tables)
-    spelled = format_table_name(*parse_table_name(named))
-    if spelled not in settings.tables:
-        raise UsageError(
-            f"table {named} is not in the configuration",
-            hint=f"it has: {', '.join(settings.tables)}",
-        )
+    spelled = find_table(settings.tables, named)
     return {spelled: settings.tables[spelled]}
 
 
@@ -54,9 +49,12 @@ def subjects(
                 inspection = inspect(connection, name, table)
                 inspection.require_sound()
                 mapping = inspection.mapping
+                unplaced: list[str] = []
             else:
                 mapping = _followed(settings, name, table, target, copied)
                 _require_readable(connection, mapping)
+                now = catalog.read_table_by_oid(connection, known.oid)
+                unplaced = [] if now is None else known.unplaced_vectors(now, table)
         changed = set[str]()
         if known is not None and store is not None:
             noted = recorded_schema.noted_changes(store).get(known.label, [])
@@ -67,6 +65,7 @@ def subjects(
                 table=label,
                 mapping=mapping,
                 stale=frozenset(_paths(mapping, table, changed)),
+                unplaced=tuple(unplaced),
                 letters=partial(letters_of, store, label),
             )
         )

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
-from cli.output import counted, note, out
+from cli.output import counted, note, out, print_table
 from verify.report import COUNTS
+
+LISTED = 10
+"""So many keys that were written, and points that were removed, are listed; `--json` has all of them."""
 
 
 def print_results(report: dict[str, Any]) -> None:
     """The counts as a table, then the examples."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    headings = ("table", "rows", "points", "compared", *COUNTS)
-    for heading in headings:
-        left = heading == "table"
-        shown.add_column(
-            heading.replace("_", "-"), justify="left" if left else "right", overflow="fold"
-        )
-    for name, found in report["tables"].items():
-        numbers = ("source", "target", "compared", *COUNTS)
-        shown.add_row(Text(name), *(Text(f"{found[number]:,}") for number in numbers))
-    out().print(shown)
+    numbers = ("source", "target", "compared", *COUNTS)
+    kinds = [name.replace("_", "-") for name in COUNTS]
+    print_table(
+        out(),
+        ["table", "rows", "points", "compared", *kinds],
+        [
+            [name, *(f"{found[number]:,}" for number in numbers)]
+            for name, found in report["tables"].items()
+        ],
+        spare=kinds,
+    )
     for name, found in report["tables"].items():
         for line in found["schema"]:
             out().print(Text(f"{name}: {line}"))
-        for example in found["examples"]:
-            out().print(Text(f"{name}: {told_example(example)}"))
+        _print_examples(name, found)
         for line in found["notes"]:
             note(f"{name}: {line}")
         if "repair" in found:
@@ -39,32 +40,48 @@ def print_results(report: dict[str, Any]) -> None:
         out().print(Text(f"equal: {counted(rows, 'row')} compared"))
 
 
+def _print_examples(name: str, found: dict[str, Any]) -> None:
+    """Those of one kind together, and how many more there are."""
+    for kind in COUNTS:
+        examples = [one for one in found["examples"] if one["kind"] == kind]
+        for example in examples:
+            out().print(Text(f"{name}: {told_example(example)}"))
+        more = found[kind] - len(examples)
+        if more > 0:
+            out().print(Text(f"{name}: {kind.replace('_', '-')}: … and {more:,} more"))
+
+
 def _print_recall(report: dict[str, Any]) -> None:
-    lines = [
-        (name, vector, one)
-        for name, found in report["tables"].items()
-        for vector, one in found.get("recall", {}).items()
-    ]
-    if not lines:
-        return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    measures = list(lines[0][2]["index"])
-    for heading in ("table", "vector", "asked", *(name.replace("_", " ") for name in measures)):
-        shown.add_column(heading, overflow="fold")
-    for name, vector, one in lines:
-        for how in ("index", "exact"):
-            cells = [f"{one[how][measure]:.3f}" for measure in measures]
-            shown.add_row(*map(Text, (name, vector, how, *cells)))
-    out().print(shown)
+    """A table a vector: its measures, found with the index and without."""
+    for name, found in report["tables"].items():
+        for vector, one in found.get("recall", {}).items():
+            rows = [
+                [
+                    measure.replace("_", " "),
+                    _measure(one["index"][measure]),
+                    _measure(one["exact"][measure]),
+                    f"{least:.2f}",
+                ]
+                for measure, least in one["thresholds"].items()
+            ]
+            asked = f"{one['k']} nearest, {one['queries']:,} times asked"
+            out().print(Text(f"{name}, vector {vector}: {asked}"))
+            print_table(out(), ["", "index", "exact", "at least"], rows)
+
+
+def _measure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def print_repair(name: str, done: dict[str, Any]) -> None:
-    """Every key that was written and every point that was removed."""
+    """The first keys that were written and points that were removed."""
     would = "would be " if done["dry_run"] else ""
-    for key in done["written"]:
-        out().print(Text(f"{name}: {would}written: key {key}"))
-    for identity in done["removed"]:
-        out().print(Text(f"{name}: {would}removed: point {identity}"))
+    for what, kept in (("written: key", done["written"]), ("removed: point", done["removed"])):
+        for one in kept[:LISTED]:
+            out().print(Text(f"{name}: {would}{what} {one}"))
+        if len(kept) > LISTED:
+            verb = what.partition(":")[0]
+            out().print(Text(f"{name}: {would}{verb}: … and {len(kept) - LISTED:,} more"))
     for problem in done["problems"]:
         out().print(Text(f"{name}: not done: {problem}"))
     if done["extras_kept"]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bridge import recorded_schema, silent_changes
-from bridge.collection_spec import CollectionSpec
 from bridge.config_tables import TableSettings
 from bridge.errors import StopError, Unreachable, UsageError
 from bridge.events import Relation
@@ -59,11 +58,13 @@ class Copied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilentChange:
-    """Of one table, what changed without telling of the rows that it concerns."""
+    """Of one table, what changed without telling of the rows that it concerns; `unplaced` are vector
+    columns that came and that its collection cannot take."""
 
     columns: list[str]
     attached: list[str]
     detached: list[str]
+    unplaced: list[str]
 
 
 class SourceChecks:
@@ -186,7 +187,7 @@ class SourceChecks:
             return _Followed(name=name, settings=settings, mapping=mapping, copied=known)
         found = catalog.read_table_by_oid(self._connection, known.oid)
         if found is None:
-            raise _schema_changed(known, "the table was dropped")
+            raise self._dropped(known)
         self._require_essence(known, found.columns, numbered=True)
         if not settings.key and found.primary_key not in ((), known.key):
             raise _schema_changed(known, f"the key is ({', '.join(found.primary_key)}) now")
@@ -195,7 +196,18 @@ class SourceChecks:
         mapping = self._map(known, table, settings)
         return _Followed(name=name, settings=settings, mapping=mapping, copied=known)
 
+    def _dropped(self, copied: RecordedSchema) -> StopError:
+        again = catalog.has_table(self._connection, copied.schema, copied.name)
+        return recorded_schema.dropped(copied, made_again=again)
+
     def _map(self, copied: RecordedSchema, table: Table, settings: TableSettings) -> TableMapping:
+        for name in copied.unplaced_vectors(table, settings):
+            if settings.vectors != "none" and name in settings.vectors:
+                raise UsageError(
+                    f"vectors.{name}: {recorded_schema.unplaced([name])}",
+                    hint=recorded_schema.UNPLACED_HINT,
+                    table=copied.label,
+                )
         table = copied.table_for(table)
         for name in settings.where:
             if name in copied.columns and name not in {c.name for c in table.columns}:
@@ -214,7 +226,7 @@ class SourceChecks:
             if label in (followed.name, followed.mapping.table.label):
                 now = catalog.read_table_by_oid(self._connection, oid)
                 if now is None:
-                    raise _schema_changed(followed.copied, "the table was dropped")
+                    raise self._dropped(followed.copied)
                 self._require_essence(followed.copied, now.columns, numbered=True)
                 mapping = self._map(followed.copied, now, followed.settings)
                 return mapping, followed.settings
@@ -248,9 +260,10 @@ class SourceChecks:
         found: dict[str, SilentChange] = {}
         for oid, followed in list(self._tables.items()):
             label = followed.copied.label
-            now = catalog.read_columns(self._connection, oid)
-            if not now:
+            table = catalog.read_table_by_oid(self._connection, oid)
+            if table is None:
                 continue
+            now = table.columns
             beneath = look(self._connection, oid)
             then = before.get(label)
             if then is None:
@@ -261,8 +274,9 @@ class SourceChecks:
                 columns=sorted(columns),
                 attached=then.attached(beneath),
                 detached=then.detached(beneath),
+                unplaced=followed.copied.unplaced_vectors(table, followed.settings),
             )
-            if change.columns or change.attached or change.detached:
+            if change.columns or change.attached or change.detached or change.unplaced:
                 found[label] = change
         return found
 
@@ -311,6 +325,10 @@ class SourceChecks:
                 hint="changes are missing for good: run qdrant-bridge resync --all",
             )
         slots.require_not_ahead(found, state.checkpoint)
+        for oid, followed in list(self._tables.items()):
+            # Before the publication, which has lost it too and cannot tell why.
+            if not catalog.read_columns(self._connection, oid):
+                raise self._dropped(followed.copied)
         recorded = publications.Publication.from_record(state.facts["publication"])
         publications.require_unchanged(
             recorded,
@@ -318,16 +336,19 @@ class SourceChecks:
             list(self._tables),
         )
         for followed in self._tables.values():
-            self._require_collection(followed.mapping.collection)
+            self._require_collection(followed)
 
     def require_collection(self, label: str) -> None:
         """A table's collection is what it was: a point that it refuses has itself to blame then."""
         for followed in self._tables.values():
             if followed.mapping.table.label == label:
-                self._require_collection(followed.mapping.collection)
+                self._require_collection(followed)
 
-    def _require_collection(self, spec: CollectionSpec) -> None:
+    def _require_collection(self, followed: _Followed) -> None:
+        spec, before = followed.mapping.collection, followed.copied.collection
         state = self._target.collection(spec.name)
+        if state is None and before != spec.name:
+            raise recorded_schema.moved(followed.copied, spec.name)
         if state is None:
             raise StopError(
                 f"the collection {spec.name} is gone",

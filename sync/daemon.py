@@ -268,7 +268,7 @@ class Daemon:
         """Say what changed since the copy without telling of its rows, each once; which columns are
         kept for `verify`."""
         found = checks.silent_changes(self._store)
-        for label in self._changed.keys() - found.keys():
+        for label in self._changed.keys() - {name for name, one in found.items() if one.columns}:
             recorded_schema.forget_changes(self._store, label)  # its rows were read again since
             del self._changed[label]
         for label, change in found.items():
@@ -284,6 +284,9 @@ class Daemon:
                     columns=", ".join(change.columns),
                     hint="rows that do not change keep their old payload until a resync",
                 )
+            if change.unplaced:
+                columns, hint = ", ".join(change.unplaced), recorded_schema.UNPLACED_HINT
+                self._log("vectors_left_out", table=label, columns=columns, hint=hint)
             if change.attached or change.detached:
                 self._log(
                     "partitions_changed",

@@ -117,7 +117,8 @@ class IndexComparison:
         schema = self._schema()
         counted = sum(self._subject.counts.values())
         if schema:
-            return self._result(_Found(), counted, 0, schema=schema)
+            absent = schema[-1] == self._absence
+            return self._result(_Found(), counted, 0, schema=schema, absent=absent)
         part = self._part
         with self._tools(part) as tools:
             found = self._compare(tools, counted)
@@ -160,8 +161,12 @@ class IndexComparison:
         ]
         state = self._retry().call(lambda: self._target.collection(spec.name))
         if state is None:
-            return [*lines, f"the collection {spec.name} does not exist"]
+            return [*lines, self._absence]
         return [*lines, *compare(spec, state)]
+
+    @property
+    def _absence(self) -> str:
+        return f"the collection {self._subject.collection} does not exist"
 
     # --- records -----------------------------------------------------------------------------------
 
@@ -291,6 +296,7 @@ class IndexComparison:
         target: int,
         *,
         schema: Sequence[str] = (),
+        absent: bool = False,
         notes: Sequence[str] = (),
         searched: bool = True,
         seconds: float = 0.0,
@@ -310,6 +316,7 @@ class IndexComparison:
             compared=found.compared,
             findings=found.findings,
             schema=tuple(schema),
+            absent=absent,
             notes=tuple(told),
             extras_searched=searched,
             sampled=part.fraction < 1.0,

@@ -6,8 +6,9 @@
     MRR         one over the place at which the nearest neighbour was answered; 0 if it was not
     Spearman    whether the answered ones are in the exact order: correlation of the scores' ranks
 
-Neighbours with one score are interchangeable: where the exact list was cut between equals, any of them is
-right.
+Neighbours with one score are interchangeable, in all of them: an answer counts for the score that its
+row has in the source, whichever of the equals it is. What has no order (one answer, or one score for all)
+has no Spearman correlation, and does not count in its mean.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 from typing import TypeVar
 
@@ -22,7 +24,7 @@ import numpy as np
 
 Id = TypeVar("Id", bound=Hashable)
 
-_TIE = 1e-6
+TIE = 1e-6
 _NDCG_PLACES = 10
 
 THRESHOLDS: Mapping[str, float] = {
@@ -39,28 +41,45 @@ THRESHOLDS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """Of one query."""
+    """Of one query. `spearman` is None where there is no order to compare."""
 
     recall: float
     ndcg: float
     mrr: float
-    spearman: float
+    spearman: float | None
 
 
-def measure(exact: Mapping[Id, float], answered: Mapping[Id, float], k: int) -> Measures:
-    """Both as id -> score in their order, best first. `exact` may have more than k, for ties."""
-    ideal = list(exact)[:k]
+def tied(left: float, right: float) -> bool:
+    """Whether two scores are the same, but for the rounding of single floats."""
+    return math.isclose(left, right, rel_tol=TIE, abs_tol=TIE)
+
+
+def measure(
+    exact: Mapping[Id, float], answered: Mapping[Id, float], k: int, *, complete: bool = True
+) -> Measures:
+    """Both as id -> score in their order, best first. `exact` has more than k where the k-th has equals.
+
+    `complete`: all of these. Else an answer that is not in it counts by its own score.
+    """
+    ideal = list(exact.values())[:k]
     if not ideal:
-        return Measures(recall=1.0, ndcg=1.0, mrr=1.0, spearman=1.0)
-    right = _right(exact, len(ideal))
+        return Measures(recall=1.0, ndcg=1.0, mrr=1.0, spearman=None)
     found = list(answered)[:k]
-    hits = [identity in right for identity in found]
-    first = exact[ideal[0]]
-    nearest = {one for one in ideal if abs(exact[one] - first) <= _TIE}
-    place = next((n for n, one in enumerate(found, 1) if one in nearest), None)
+    right = set(list(exact)[: len(ideal)])
+    right |= {one for one, score in exact.items() if tied(score, ideal[-1])}
+    scores = [
+        exact[one]
+        if one in right
+        else ideal[-1]
+        if not complete and one not in exact and tied(answered[one], ideal[-1])
+        else None
+        for one in found
+    ]
+    hits = [score for score in scores if score is not None]
+    place = next((n for n, s in enumerate(scores, 1) if s is not None and tied(s, ideal[0])), None)
     return Measures(
-        recall=min(1.0, sum(hits) / len(ideal)),
-        ndcg=_ndcg(exact, ideal, found),
+        recall=min(1.0, len(hits) / len(ideal)),
+        ndcg=_ndcg(ideal, scores),
         mrr=0.0 if place is None else 1.0 / place,
         spearman=spearman(
             [exact[one] for one in found if one in exact],
@@ -69,63 +88,66 @@ def measure(exact: Mapping[Id, float], answered: Mapping[Id, float], k: int) -> 
     )
 
 
-def _right(exact: Mapping[Id, float], count: int) -> set[Id]:
-    """The neighbours that belong in the list: those with the last one's score as well."""
-    ordered = list(exact)
-    last = exact[ordered[count - 1]]
-    return {one for n, one in enumerate(ordered) if n < count or abs(exact[one] - last) <= _TIE}
-
-
-def _ndcg(exact: Mapping[Id, float], ideal: Sequence[Id], found: Sequence[Id]) -> float:
+def _ndcg(ideal: Sequence[float], scores: Sequence[float | None]) -> float:
+    """Each answer takes the largest gain that is left of those of its score's places."""
     places = min(_NDCG_PLACES, len(ideal))
-    gains = {one: len(ideal) - n for n, one in enumerate(ideal)}
-    for one in exact:
-        # A tie with the last one is worth what that is worth.
-        if one not in gains and one in _right(exact, len(ideal)):
-            gains[one] = 1
+    left = list(range(len(ideal)))
+    got = 0.0
+    for n, score in enumerate(scores[:places]):
+        if score is None:
+            continue
+        place = next((p for p in left if tied(ideal[p], score)), None)
+        if place is not None:
+            left.remove(place)
+        # One equal of the last one more than there are places is worth what the last one is.
+        got += (1 if place is None else len(ideal) - place) / math.log2(n + 2)
     best = sum((len(ideal) - n) / math.log2(n + 2) for n in range(places))
-    got = sum(gains.get(one, 0) / math.log2(n + 2) for n, one in enumerate(found[:places]))
     return min(1.0, got / best)
 
 
-def spearman(left: Sequence[float], right: Sequence[float]) -> float:
-    """The correlation of the ranks, ties sharing theirs; 1 if all of a side are ties, 0 below two."""
+def spearman(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """The correlation of the ranks, ties sharing theirs; None below two, or if all of a side are ties."""
     if len(left) < 2:
-        return 0.0
+        return None
     ranks = [_ranks(side) for side in (left, right)]
     if any(np.ptp(side) == 0 for side in ranks):
-        return 1.0
-    correlation = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    return correlation
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(scores: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    numbers = np.round(np.asarray(scores, dtype=np.float64) / _TIE)
-    _values, inverse, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    means: np.ndarray[tuple[int], np.dtype[np.float64]] = ends - (counts - 1) / 2.0
+    numbers = np.asarray(scores, dtype=np.float64)
+    order = np.argsort(numbers, kind="stable")
+    # Scores of one rank lie together; each is compared with its neighbour.
+    steps = [not tied(numbers[a], numbers[b]) for a, b in pairwise(order)]
+    inverse = np.empty(len(order), dtype=np.intp)
+    inverse[order] = np.cumsum([0, *steps])
+    counts = np.bincount(inverse)
+    means: np.ndarray[tuple[int], np.dtype[np.float64]] = np.cumsum(counts) - (counts - 1) / 2.0
     return means[inverse]
 
 
-def summary(found: Sequence[Measures]) -> dict[str, float]:
-    """Over all queries."""
+def summary(found: Sequence[Measures]) -> dict[str, float | None]:
+    """Over all queries; None where no query has such a measure."""
     recalls = [one.recall for one in found]
-    told = {
+    ordered = [one.spearman for one in found if one.spearman is not None]
+    told: dict[str, float | None] = {
         "recall_mean": fmean(recalls),
         "recall_median": median(recalls),
         "recall_min": min(recalls),
         "recall_p5": float(np.percentile(recalls, 5)),
-        "spearman": fmean(one.spearman for one in found),
+        "spearman": fmean(ordered) if ordered else None,
         "ndcg": fmean(one.ndcg for one in found),
         "mrr": fmean(one.mrr for one in found),
     }
-    return {name: round(value, 4) for name, value in told.items()}
+    return {name: None if value is None else round(value, 4) for name, value in told.items()}
 
 
-def missed(told: Mapping[str, float]) -> list[str]:
+def missed(told: Mapping[str, float | None]) -> list[str]:
     """The thresholds that are not reached, in words."""
-    return [
-        f"{name} {told[name]:.3f} is below {least:.2f}"
-        for name, least in THRESHOLDS.items()
-        if told[name] < least
-    ]
+    lines: list[str] = []
+    for name, least in THRESHOLDS.items():
+        value = told[name]
+        if value is not None and value < least:
+            lines.append(f"{name} {value:.3f} is below {least:.2f}")
+    return lines

@@ -21,16 +21,18 @@ from bridge.plan import Buffer, Multi, Sparse
 from bridge.point_ids import PointId
 from bridge.postgres import checks
 from bridge.postgres.connection import Connection
-from bridge.postgres.nearest import askable, nearest
+from bridge.postgres.nearest import Neighbour, askable, nearest
 from bridge.postgres.predicate import where_sql
 from bridge.postgres.verify_reads import EVERYTHING, Part, read_part
 from bridge.qdrant.target import Target
-from verify.ranking import THRESHOLDS, Measures, measure, missed, summary
+from verify.ranking import THRESHOLDS, Measures, measure, missed, summary, tied
 from verify.rows import as_points
 
 QUERIES = 100
 _SPARE = 5
 """Exact neighbours beyond k, to see where the list was cut between equals."""
+MOST_EQUALS = 2_000
+"""Where it was, so many are asked for; beyond them an answer's own score tells whether it is one."""
 _MARGIN = 1.5
 
 Scores = Mapping[PointId, float]
@@ -69,12 +71,12 @@ class VectorRecall:
     keys: Mapping[PointId, str]
 
     @property
-    def index(self) -> dict[str, float]:
+    def index(self) -> dict[str, float | None]:
         """Over all queries, as a user asks."""
         return summary([one.index_measures for one in self.answers])
 
     @property
-    def exact(self) -> dict[str, float]:
+    def exact(self) -> dict[str, float | None]:
         """Over all queries, with `exact`."""
         return summary([one.exact_measures for one in self.answers])
 
@@ -148,12 +150,9 @@ def _answer(
     keys: dict[PointId, str],
 ) -> Answer:
     limit = k if query.id is None else k + 1
-    wanted: dict[PointId, float] = {}
-    for one in nearest(connection, mapping, vector, query.vector, limit=limit + _SPARE):
-        identity = mapping.id_rule.of(one.key)
-        if identity != query.id:
-            wanted[identity] = one.score
-            keys[identity] = mapping.dead_letter(one.key, "", "").key
+    found, complete = _nearest(connection, mapping, vector, query.vector, k, limit)
+    named = {mapping.id_rule.of(one.key): one for one in found}
+    wanted = {identity: one.score for identity, one in named.items() if identity != query.id}
     lists: list[dict[PointId, float]] = []
     for exact in (False, True):
         hits = target.search(
@@ -161,14 +160,37 @@ def _answer(
         )
         answered = {hit.id: hit.score for hit in hits if hit.id != query.id}
         lists.append(dict(list(answered.items())[:k]))
+    first = dict(list(wanted.items())[:k])
+    for identity in {*first, *lists[0], *lists[1]} & named.keys():
+        keys[identity] = mapping.dead_letter(named[identity].key, "", "").key
     return Answer(
         query=query.name,
-        wanted=dict(list(wanted.items())[:k]),
+        wanted=first,
         index=lists[0],
         exact=lists[1],
-        index_measures=measure(wanted, lists[0], k),
-        exact_measures=measure(wanted, lists[1], k),
+        index_measures=measure(wanted, lists[0], k, complete=complete),
+        exact_measures=measure(wanted, lists[1], k, complete=complete),
     )
+
+
+def _nearest(
+    connection: Connection,
+    mapping: TableMapping,
+    vector: VectorColumn,
+    query: Buffer,
+    k: int,
+    limit: int,
+) -> tuple[list[Neighbour], bool]:
+    """The exact neighbours, with the equals of the last that counts; whether these are all there."""
+    found: list[Neighbour] = []
+    for most in (limit + _SPARE, limit + MOST_EQUALS):
+        found = nearest(connection, mapping, vector, query, limit=most)
+        # The row that asks may be among the first k, or not: the one behind it is the later of both.
+        if len(found) < most or not any(
+            tied(found[-1].score, one.score) for one in found[k - 1 : limit]
+        ):
+            return found, True
+    return found, False
 
 
 # --- queries -------------------------------------------------------------------------------------

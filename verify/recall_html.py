@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from verify.ranking import THRESHOLDS
+from verify.ranking import THRESHOLDS, tied
 from verify.recall import Answer, Scores, VectorRecall
 
 _WORST = 5
@@ -73,16 +73,21 @@ def _summary(one: VectorRecall) -> str:
     rows = []
     for name, least in THRESHOLDS.items():
         index, exact = one.index[name], one.exact[name]
-        kind = "good" if index >= least else "bad"
+        kind = "good" if index is None or index >= least else "bad"
         rows.append(
             f"<tr><td>{escape(_NAMES[name].format(k=one.k))}</td>"
-            f'<td class="{kind}">{index:.3f}</td><td>{exact:.3f}</td><td>{least:.2f}</td></tr>'
+            f'<td class="{kind}">{_told(index, 3)}</td><td>{_told(exact, 3)}</td>'
+            f"<td>{least:.2f}</td></tr>"
         )
     return (
         "<table><tr><th></th><th>index (HNSW)</th><th>exact = true</th><th>at least</th></tr>"
         + "".join(rows)
         + "</table>"
     )
+
+
+def _told(measure: float | None, digits: int) -> str:
+    return "-" if measure is None else f"{measure:.{digits}f}"
 
 
 # --- plots ---------------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ def _side_by_side(one: VectorRecall, answer: Answer) -> str:
     measures = answer.index_measures
     return (
         f"<p><b>{escape(answer.query)}</b>: recall {measures.recall:.2f}, NDCG {measures.ndcg:.2f}, "
-        f"Spearman {measures.spearman:.2f}; exact = true: {answer.exact_measures.recall:.2f}</p>"
+        f"Spearman {_told(measures.spearman, 2)}; exact = true: {answer.exact_measures.recall:.2f}</p>"
         '<div class="pair">'
         + _list("pgvector, exact", one, answer.wanted, answer.index)
         + _list("Qdrant", one, answer.index, answer.wanted)
@@ -181,8 +186,10 @@ def _side_by_side(one: VectorRecall, answer: Answer) -> str:
 
 
 def _list(title: str, one: VectorRecall, shown: Scores, other: Scores) -> str:
+    last = list(other.values())[-1:]
     rows = "".join(
-        f'<tr class="{"" if identity in other else "bad"}"><td>{place}</td>'
+        f'<tr class="{"" if identity in other or any(tied(score, s) for s in last) else "bad"}">'
+        f"<td>{place}</td>"
         f"<td>{escape(one.keys.get(identity, f'point {identity}'))}</td><td>{score:.6g}</td></tr>"
         for place, (identity, score) in enumerate(shown.items(), 1)
     )

@@ -84,8 +84,9 @@ def key_text(key: tuple[str, ...]) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableResult:
     """One table. `source` rows and `target` points were counted; `schema` lists how the collection does
-    not fit, and then no points were compared. `compared`: rows whose points were looked at; `vectors`: by
-    their components or their scores."""
+    not fit, and then no points were compared, unless all that it lacks are `unplaced` vector columns,
+    which came after the copy. `absent`: there is no collection. `compared`: rows whose points were looked
+    at; `vectors`: by their components or their scores."""
 
     table: str
     collection: str
@@ -94,6 +95,8 @@ class TableResult:
     compared: int
     findings: Findings
     schema: tuple[str, ...] = ()
+    absent: bool = False
+    unplaced: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     extras_searched: bool = True
     sampled: bool = False

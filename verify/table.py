@@ -29,6 +29,7 @@ from bridge.postgres.verify_reads import Part, RowLooks, key_texts, read_part
 from bridge.qdrant.channel import Endpoint
 from bridge.qdrant.collections import compare
 from bridge.qdrant.target import Target
+from bridge.recorded_schema import unplaced
 from bridge.redaction import redact_url
 from bridge.retry import Retry
 from verify.chunk import ChunkComparer
@@ -84,12 +85,13 @@ class Options:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What is compared. `table` is its name in the pipeline's records, which it keeps when it is renamed;
-    `stale` are the fields of columns whose schema was changed, `letters` gives the dead letters' reasons
-    by key."""
+    `stale` are the fields of columns whose schema was changed, `unplaced` the vector columns that came
+    since the copy and have no place in the collection, `letters` gives the dead letters' reasons by key."""
 
     table: str
     mapping: TableMapping
     stale: frozenset[FieldPath] = frozenset()
+    unplaced: tuple[str, ...] = ()
     letters: Callable[[], Mapping[str, str]] = field(default=dict)
 
 
@@ -139,7 +141,7 @@ class TableComparison:
         started = time.monotonic()
         schema = self._schema()
         source = self._count_source()
-        if schema:
+        if schema is None or schema:
             return self._result(Saved(bounds=()), source, 0, schema=schema)
         part = self._part(source)
         with self._tools() as tools:
@@ -184,11 +186,16 @@ class TableComparison:
         source: int,
         target: int,
         *,
-        schema: Sequence[str] = (),
+        schema: Sequence[str] | None = (),
         sampled: bool = False,
         extras_searched: bool = True,
         seconds: float = 0.0,
     ) -> TableResult:
+        collection, columns = self._mapping.collection.name, self._subject.unplaced
+        if schema is None:
+            lines = [f"the collection {collection} does not exist"]
+        else:
+            lines = [*schema, *([unplaced(columns)] if columns else [])]
         notes: list[str] = []
         if sampled and not extras_searched:
             notes.append(
@@ -197,12 +204,14 @@ class TableComparison:
             )
         return TableResult(
             table=self._label,
-            collection=self._mapping.collection.name,
+            collection=collection,
             source=source,
             target=target,
             compared=sum(saved.done.values()),
             findings=saved.findings,
-            schema=tuple(schema),
+            schema=tuple(lines),
+            absent=schema is None,
+            unplaced=() if schema is None else columns,
             notes=tuple(notes),
             extras_searched=extras_searched,
             sampled=sampled,
@@ -242,12 +251,11 @@ class TableComparison:
 
     # --- schema and counts ---------------------------------------------------------------------
 
-    def _schema(self) -> list[str]:
+    def _schema(self) -> list[str] | None:
+        """How the collection does not fit; None if it does not exist."""
         spec = self._mapping.collection
         state = self._retry().call(lambda: self._target.collection(spec.name))
-        if state is None:
-            return [f"the collection {spec.name} does not exist"]
-        return compare(spec, state)
+        return None if state is None else compare(spec, state)
 
     def _count_source(self) -> int:
         with self._connect() as connection:

@@ -43,6 +43,7 @@ def metrics(report: Mapping[str, Any], now_seconds: float) -> str:
             samples["recall"] += [
                 ({**labels, "vector": vector, "measure": name}, value)
                 for name, value in recall["index"].items()
+                if value is not None
             ]
     finished = {"pipeline": report["pipeline"]}
     samples["finished_timestamp_seconds"].append((finished, now_seconds))

@@ -53,6 +53,12 @@ def read_table(connection: Connection, schema: str | None, name: str) -> Table:
         return _table(connection, row[0])
 
 
+def has_table(connection: Connection, schema: str, name: str) -> bool:
+    """Whether there is a relation of that exact name."""
+    with translated(connection=connection):
+        return connection.execute(_FIND, {"schema": schema, "name": name}).fetchone() is not None
+
+
 def read_table_by_oid(connection: Connection, oid: int) -> Table | None:
     """The relation with that OID, whatever it is called by now; None if it was dropped."""
     with translated(connection=connection):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from cli import verify_view
 from tests.docs.markdown import ROOT, read
 from tests.support.command import bridge
-from verify import digests, extras, projections, report, stream
-from verify.ranking import THRESHOLDS
+from verify import digests, extras, projections, recall, report, stream
+from verify.ranking import THRESHOLDS, TIE
 from verify.stored_vectors import UNIT_TOLERANCE
 
 _TEST = re.compile(r"tests/\w+/(test_\w+)\.py(?:::(test_\w+))?")
@@ -53,6 +54,13 @@ FIGURES = [
     ("docs/verification.md", "found by {} sums of hashes", f"{2**digests.BUCKET_BITS:,}"),
     ("docs/verification.md", "more than {} rows of a table", f"{report.KEPT_KEYS:,}"),
     ("docs/verification.md", "up to {} of each kind", {10: "ten"}[report.EXAMPLES_A_KIND]),
+    ("docs/verification.md", "{} of each are printed", {10: "ten"}[verify_view.LISTED]),
+    ("docs/verification.md", "more than {} equals", f"{recall.MOST_EQUALS:,}"),
+    (
+        "docs/verification.md",
+        "by the score that its row has in Postgres (to {})",
+        f"{TIE:.0e}".replace("e-0", "e-"),
+    ),
     ("docs/verification.md", "{} times in a row", {8: "eight"}[extras.ROUNDS]),
     ("docs/verification.md", "of {} dimensions and more", str(projections.SMALLEST)),
     ("docs/verification.md", "against {} random vectors", {2: "two"}[projections.COUNT]),

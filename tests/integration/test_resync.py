@@ -436,6 +436,7 @@ def test_a_key_of_another_type_is_refused_before_anything_is_asked(
         (["--all", "--from", "1"], "--from and --to are keys of one table"),
         (["public.other"], "is not in the configuration"),
         (["public.docs"], "has not begun"),
+        (["docs"], "has not begun"),
     ],
 )
 def test_wrong_usage_is_refused(pipeline: Pipeline, arguments: list[str], message: str) -> None:

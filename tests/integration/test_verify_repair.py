@@ -206,3 +206,5 @@ def test_a_repair_needs_a_pipeline_that_has_begun(
     outcome = bridge("verify", "--config", config, "--json").require(1)
     assert outcome.table["schema"] == [f"the collection {name} does not exist"]
     assert outcome.report["equal"] is False
+    assert "backfill pgvector --migration.restart makes the collection" in outcome.err
+    assert "verify --repair" not in outcome.err

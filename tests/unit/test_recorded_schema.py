@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from bridge.map_table import map_table
-from bridge.recorded_schema import RecordedSchema, load, note_changes, noted_changes, save
+from bridge.recorded_schema import (
+    RecordedSchema,
+    load,
+    note_changes,
+    noted_changes,
+    save,
+    unplaced,
+)
 from bridge.schema import Column, Table
 from bridge.state import Record
 from tests.support.source_tables import index, pg_type, table
@@ -155,3 +162,30 @@ def test_a_vector_column_that_came_later_has_no_place() -> None:
     later = Column(name="w", number=9, type=pg_type("vector", 2), declared="vector(2)")
     now = COPIED.table_for(replace(DOCS, columns=(*DOCS.columns, later)))
     assert "w" not in {column.name for column in now.columns}
+
+
+# --- vectors that come later ------------------------------------------------------------------------
+
+LATER = table(id="int8", title="text", code=("varchar", 14), v=("vector", 3), v2=("vector", 2))
+
+
+def test_a_vector_column_that_came_later_has_no_place_unless_it_is_left_out() -> None:
+    assert COPIED.unplaced_vectors(DOCS, settings()) == []
+    assert COPIED.unplaced_vectors(LATER, settings()) == ["v2"]
+    assert COPIED.unplaced_vectors(LATER, settings(columns=["id", "v", "v2"])) == ["v2"]
+    assert COPIED.unplaced_vectors(LATER, settings(columns=["id", "v"])) == []
+    assert COPIED.unplaced_vectors(LATER, settings(vectors="none")) == []
+
+
+def test_a_vector_column_that_came_later_changes_no_payload() -> None:
+    assert COPIED.changed_columns(LATER.columns) == []
+    assert COPIED.table_for(LATER).columns == DOCS.columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [(["a"], "column a came after the copy, and the collection has no place for it"),
+     (["a", "b"], "columns a, b came after the copy, and the collection has no place for them")],
+)  # fmt: skip
+def test_one_and_several_are_told(columns: list[str], told: str) -> None:
+    assert unplaced(columns) == f"the vector {told}"
