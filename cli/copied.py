@@ -17,6 +17,4 @@ def require_equal(reports: Sequence[TableReport]) -> None:
     """CheckFailed if a copy lost rows: a stream on top of it would hide that."""
     problems = [f"{r.table}: {problem}" for r in reports for problem in r.problems]
     if problems:
-        raise CheckFailed(
-            "; ".join(problems), code="COUNTS_DIFFER", hint=COUNTS_DIFFER_HINT
-        )
+        raise CheckFailed("; ".join(problems), code="COUNTS_DIFFER", hint=COUNTS_DIFFER_HINT)
