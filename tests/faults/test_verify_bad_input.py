@@ -96,11 +96,13 @@ def test_a_collection_that_was_made_again_with_other_vectors(
 def test_a_collection_that_goes_in_the_middle(config: str, place: ServerPlace) -> None:
     assert place.server is not None
 
+    name = collection_of(config)
+
     def goes(_request: Any, proceed: Callable[[], Any], _stopping: Any) -> Any:
-        place.client.delete_collection(collection_of(config))
+        place.client.delete_collection(name)
         return proceed()
 
-    place.server.faults.add(method="Points.Get", action=goes, nth=2)
+    place.server.faults.add(method="Points.Get", collection=name, action=goes, nth=2)
     outcome = bridge("verify", "--config", config, "--json", "-b", "10").require(3)
     assert "TARGET_CHANGED" in outcome.err and outcome.out == ""
 
@@ -162,8 +164,9 @@ def test_a_qdrant_that_fails_now_and_then_is_asked_again(config: str, place: Ser
         failed.append(name)
         return internal()(request, proceed, stopping)
 
-    place.server.faults.add(method="Points.Get", action=unavailable(), nth=2, times=2)
-    place.server.faults.add(method="Points.Get", action=rate_limited(0), nth=5)
+    faults = place.server.faults
+    faults.add(method="Points.Get", collection=name, action=unavailable(), nth=2, times=2)
+    faults.add(method="Points.Get", collection=name, action=rate_limited(0), nth=5)
     place.server.faults.add(method="Points.Scroll", action=fails_once, times=100)
     bridge("verify", "--config", config, "--json", "-b", "10").require(0)
     assert failed
