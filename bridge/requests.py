@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
+from bridge.errors import BridgeError
 from bridge.point_ids import PointId
 from bridge.state import Kind, Record
 
@@ -190,6 +191,28 @@ def finish(
     else:
         store.remove("request", [ended.name])
     return ended
+
+
+def outcome(error: BridgeError | None) -> dict[str, Any]:
+    """What `finish` records of how it ended: done, or failed with this error."""
+    if error is None:
+        return {"stage": "done"}
+    return {"stage": "failed", "reason": error.message, "hint": error.hint}
+
+
+def told(ended: Request) -> dict[str, Any]:
+    """What the log says of a request that has ended (event `request_ended`)."""
+    progress = ended.progress
+    return {
+        "action": ended.action,
+        "table": ended.table,
+        "outcome": progress.stage,
+        "rows": progress.rows,
+        "written": progress.written,
+        "dead_letters": progress.letters,
+        "extras": progress.extras,
+        **({"reason": progress.reason} if progress.stage == "failed" else {}),
+    }
 
 
 # --- the asker -----------------------------------------------------------------------------------

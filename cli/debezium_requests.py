@@ -8,26 +8,23 @@ topics in one way only, whoever does it.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bridge import requests
 from bridge.config import Effective
-from bridge.errors import BridgeError, Unreachable, UsageError
+from bridge.errors import Unreachable, UsageError
 from bridge.kafka_state import KafkaState, read_kafka
 from bridge.kafka_status import is_read_from_kafka
 from bridge.qdrant.edge_client import EdgeClient
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.requests import Request
+from cli.awaiting import GivenUp, OnProgress, await_elsewhere, sleep_until, tell_waits
 from cli.debezium_places import connector_of, make_kafka_daemon, modes_of
 from cli.output import note
 from cli.places import Place, postgres_url
 from sync.debezium_daemon import KafkaDaemon
 
-OnProgress = Callable[[Request], None]
-
-_LOOK_SECONDS = 2.0
 _KEPT = "the request is kept: it is done when qdrant-bridge run (or sync debezium) is started again"
 
 
@@ -67,7 +64,13 @@ def execute_in_group(
             note("no process of the group is running: it is done when one is started")
         return list(asked)
     if is_read:
-        return _await_group(store, asked, on_progress)
+        return await_elsewhere(
+            store,
+            asked,
+            on_progress,
+            is_there=lambda: is_read_from_kafka(store),
+            gone=Unreachable("the group's processes have ended before it was done", hint=_KEPT),
+        )
     place = Place(target=target, endpoint=None)
     settings = effective.settings
     daemon = make_kafka_daemon(
@@ -75,27 +78,10 @@ def execute_in_group(
         place,
         store=store,
         modes=modes_of(settings, connector_of(settings)),
-        tell=_tell,
+        tell=tell_waits,
         observe=lambda kind, seconds: None,
     )
     return _as_member(daemon, store, asked, on_progress)
-
-
-def _await_group(
-    store: QdrantState, asked: Sequence[Request], on_progress: OnProgress
-) -> list[Request]:
-    """The outcomes. Unreachable if the processes end before."""
-    looked_at = time.monotonic()
-
-    def look(request: Request) -> None:
-        nonlocal looked_at
-        on_progress(request)
-        if not request.progress.ended and time.monotonic() - looked_at > _LOOK_SECONDS:
-            looked_at = time.monotonic()
-            if not is_read_from_kafka(store):
-                raise Unreachable("the group's processes have ended before it was done", hint=_KEPT)
-
-    return requests.await_outcomes(store, asked, on_progress=look)
 
 
 def _as_member(
@@ -112,26 +98,14 @@ def _as_member(
         finally:
             ended.set()
 
-    def sleep(seconds: float) -> None:
-        if ended.wait(seconds):
-            raise _Ended("the member of the group has ended")
-
     member = threading.Thread(target=run, name="member", daemon=True)
     member.start()
     try:
-        return requests.await_outcomes(store, asked, on_progress=on_progress, sleep=sleep)
-    except _Ended:
+        return requests.await_outcomes(
+            store, asked, on_progress=on_progress, sleep=sleep_until(ended)
+        )
+    except GivenUp:
         raise (failed or [Unreachable("the group was left", hint=_KEPT)])[0] from None
     finally:
         daemon.stop()
         member.join()
-
-
-class _Ended(BridgeError):
-    """Nobody executes any more; internal."""
-
-
-def _tell(event: str, **fields: object) -> None:
-    """Of the log, what somebody who waits wants to know."""
-    if event == "waiting":
-        note(f"waiting: {fields.get('reason')}")

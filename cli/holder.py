@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from bridge import requests
 from bridge.config import Effective
-from bridge.errors import BridgeError, StopError, Unreachable, UsageError
+from bridge.errors import StopError, Unreachable, UsageError
 from bridge.lease import Lease, held
 from bridge.qdrant.guarded import GuardedTarget
 from bridge.qdrant.state import QdrantState
 from bridge.requests import Request
 from bridge.status import read_stream
+from cli.awaiting import OnProgress, await_elsewhere, sleep_until, tell_waits
 from cli.handoff import extend, make_daemon
 from cli.output import note
 from cli.places import Place, state_of
 from sync.daemon import Daemon
-
-OnProgress = Callable[[Request], None]
-
-_LOOK_SECONDS = 2.0
 
 
 def is_held(store: QdrantState) -> bool:
@@ -47,21 +43,17 @@ def await_holder(
     store: QdrantState, asked: Sequence[Request], on_progress: OnProgress
 ) -> list[Request]:
     """The outcomes. Unreachable if the holder ends before; the requests then wait for the next one."""
-    looked_at = time.monotonic()
-
-    def look(request: Request) -> None:
-        nonlocal looked_at
-        on_progress(request)
-        if not request.progress.ended and time.monotonic() - looked_at > _LOOK_SECONDS:
-            looked_at = time.monotonic()
-            if not is_held(store):
-                raise Unreachable(
-                    "the daemon has ended before it was done",
-                    hint="the request is kept: it goes on when qdrant-bridge sync postgres (or run) "
-                    "is started again",
-                )
-
-    return requests.await_outcomes(store, asked, on_progress=look)
+    return await_elsewhere(
+        store,
+        asked,
+        on_progress,
+        is_there=lambda: is_held(store),
+        gone=Unreachable(
+            "the daemon has ended before it was done",
+            hint="the request is kept: it goes on when qdrant-bridge sync postgres (or run) "
+            "is started again",
+        ),
+    )
 
 
 @contextmanager
@@ -89,7 +81,7 @@ def execute(
     stream = read_stream(store)
     if stream is not None:
         extend(effective, place, stream)
-    daemon = make_daemon(effective, place, tell=_tell)
+    daemon = make_daemon(effective, place, tell=tell_waits)
     return asyncio.run(_until_ended(daemon, store, asked, on_progress))
 
 
@@ -97,15 +89,14 @@ async def _until_ended(
     daemon: Daemon, store: QdrantState, asked: Sequence[Request], on_progress: OnProgress
 ) -> list[Request]:
     given_up = threading.Event()
-
-    def sleep(seconds: float) -> None:
-        if given_up.wait(seconds):
-            raise _GivenUp("the daemon has ended")
-
     running = asyncio.ensure_future(daemon.run())
     waiting = asyncio.ensure_future(
         asyncio.to_thread(
-            requests.await_outcomes, store, asked, on_progress=on_progress, sleep=sleep
+            requests.await_outcomes,
+            store,
+            asked,
+            on_progress=on_progress,
+            sleep=sleep_until(given_up),
         )
     )
     try:
@@ -117,16 +108,6 @@ async def _until_ended(
     finally:
         given_up.set()
         running.cancel()
-
-
-class _GivenUp(BridgeError):
-    """Nobody waits any more; internal."""
-
-
-def _tell(event: str, **fields: object) -> None:
-    """Of the daemon's log, what somebody who waits wants to know."""
-    if event == "waiting":
-        note(f"waiting: {fields.get('reason')}")
 
 
 def _tell_watched(who: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from bridge import requests
 from bridge.errors import BridgeError, StopError, Unreachable, UsageError
@@ -149,23 +149,9 @@ class RequestRunner:
     def _end(self, request: Request, error: BridgeError | None) -> None:
         self._job = None
         self._after(0.0)
-        outcome: dict[str, Any] = {"stage": "done"}
-        if error is not None:
-            outcome = {"stage": "failed", "reason": error.message, "hint": error.hint}
-        desk = self._desk
+        desk, outcome = self._desk, requests.outcome(error)
         ended = desk.retry.call(lambda: requests.finish(desk.store, request, **outcome))
-        progress = ended.progress
-        desk.tell(
-            "request_ended",
-            action=request.action,
-            table=request.table,
-            outcome=progress.stage,
-            rows=progress.rows,
-            written=progress.written,
-            dead_letters=progress.letters,
-            extras=progress.extras,
-            **({} if error is None else {"reason": error.message}),
-        )
+        desk.tell("request_ended", **requests.told(ended))
 
     def close(self) -> None:
         """Close the connection, if there is one."""

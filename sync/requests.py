@@ -200,26 +200,13 @@ class RequestRunner:
             self._left.append((self._job.oid, self._job.merge))
             self._job = None
         self._after(0.0)
-        outcome: dict[str, Any] = {"stage": "done"}
-        if error is not None:
-            outcome = {"stage": "failed", "reason": error.message, "hint": error.hint}
         if error is None and request.whole:
             self._retry.call(lambda: self._complete_plan(request))
             if begun is not None:
                 self._retry.call(lambda: self._checks.save_copied(self._store, begun))
+        outcome = requests.outcome(error)
         ended = self._retry.call(lambda: requests.finish(self._store, request, **outcome))
-        progress = ended.progress
-        self._tell(
-            "request_ended",
-            action=request.action,
-            table=request.table,
-            outcome=progress.stage,
-            rows=progress.rows,
-            written=progress.written,
-            dead_letters=progress.letters,
-            extras=progress.extras,
-            **({} if error is None else {"reason": error.message}),
-        )
+        self._tell("request_ended", **requests.told(ended))
 
     def _complete_plan(self, request: Request) -> None:
         """A table that was added later has a plan of one chunk, which this was."""

@@ -15,7 +15,7 @@ from bridge.kafka_state import RECORD_NAME, KafkaState, PartitionState, Phase, T
 from bridge.qdrant.state import QdrantState
 from bridge.qdrant.target import Target
 from bridge.requests import Request
-from cli import debezium_requests
+from cli import awaiting, debezium_requests
 from cli.debezium_requests import execute_in_group
 from tests.support.kafka_fake import TOPIC, MemoryRecords
 
@@ -76,7 +76,7 @@ def test_a_request_that_nobody_waits_for_is_left() -> None:
 
 
 def test_a_group_that_ends_before_leaves_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debezium_requests, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(awaiting, "_LOOK_SECONDS", 0.0)
     found = store(saved_seconds_ago=1)
     looks = 0
 
