@@ -43,6 +43,7 @@ from bridge.qdrant.target import CollectionState, Pending, Target
 from bridge.retry import Retry
 from bridge.schema import quote_identifier
 from bridge.state import ChunkDone, Source, TablePlan
+from bridge.table_names import parse_table_name
 
 _CHUNK_BYTES = 64 * 1024 * 1024
 _CHUNK_ROWS = (500, 50_000)
@@ -122,6 +123,7 @@ class TableBackfill:
         self._store = store
         self._options = options
         self._tell = tell
+        self._checked: Inspection | None = None
 
     def run(self) -> TableReport:
         """All four steps. Raises what stops it; the report says how it ended otherwise."""
@@ -149,6 +151,7 @@ class TableBackfill:
         """Raise what `run` would refuse by looking at both sides. Nothing is written."""
         with self._connect() as connection:
             _facts, inspection, _state = self._look(connection)
+        self._checked = inspection
         if self._store.exists():
             self._refuse_foreign(inspection.table.label, inspection.mapping.collection.name)
 
@@ -156,7 +159,7 @@ class TableBackfill:
         self, connection: Connection
     ) -> tuple[catalog.ServerFacts, Inspection, CollectionState | None]:
         facts = catalog.server_facts(connection)
-        inspection = inspect(connection, self._name, self._settings)
+        inspection = self._inspected(connection)
         catalog.require_supported(facts, vectors=bool(inspection.mapping.vectors))
         inspection.require_sound()
         state, finding = check_target(
@@ -164,6 +167,15 @@ class TableBackfill:
         )
         require_fit(finding)
         return facts, inspection, state
+
+    def _inspected(self, connection: Connection) -> Inspection:
+        """What `check` saw, if the table is still the same: a look may read all of its rows."""
+        checked, self._checked = self._checked, None
+        if checked is not None:
+            table = catalog.read_table(connection, *parse_table_name(self._name))
+            if table == checked.table:
+                return checked
+        return inspect(connection, self._name, self._settings)
 
     def _connect(self) -> Connection:
         options = self._options

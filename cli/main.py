@@ -30,8 +30,9 @@ from cli import (
     teardown_command,
     verify_command,
 )
+from cli.arguments import normalize
 from cli.help import Group, Terminated
-from cli.options import Version, normalize
+from cli.options import Version
 from cli.output import note, print_error
 
 _EXAMPLES = (

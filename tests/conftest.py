@@ -5,7 +5,8 @@
   `@pytest.mark.parametrize("postgres_version", BOTH_VERSIONS, indirect=True)`.
 - `own_postgres`: one for this test alone, to change its `settings`, stop it, or break it.
 - `database`: a fresh database with pgvector on `postgres`, dropped after the test.
-- `qdrant_server`: a fresh Qdrant test server; `edge_directory`: an empty directory for `edge://`.
+- `qdrant_server`: a fresh Qdrant test server; `place`: one as a target; `edge_directory`: an empty
+  directory for `edge://`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 
 from bridge.postgres.embedded import EmbeddedPostgres, Version
 from tests.support.databases import BOTH_VERSIONS, SETTINGS, Database, fresh_database
+from tests.support.places import ServerPlace, open_server
 from tests.support.qdrant_server import QdrantServer
 
 __all__ = ["BOTH_VERSIONS", "SETTINGS", "Database"]
@@ -76,6 +78,13 @@ def qdrant_server(tmp_path: Path) -> Iterator[QdrantServer]:
     """A fresh server without collections or faults."""
     with QdrantServer(tmp_path / "qdrant") as server:
         yield server
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[ServerPlace]:
+    """A fresh test server as a target."""
+    with open_server(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -34,15 +34,7 @@ from tests.support.command import bridge, config_file
 from tests.support.comparison import Expectation, differences
 from tests.support.databases import SETTINGS, Database, fresh_database
 from tests.support.places import REAL, ServerPlace, open_server
-from tests.support.qdrant_faults import Action
-from tests.support.qdrant_server import (
-    delay,
-    internal,
-    lost_response,
-    rate_limited,
-    unavailable,
-    wait_timeout,
-)
+from tests.support.soak_faults import add_fault, kill_for_a_while
 from tests.support.soak_watch import Followed, Watcher
 from tests.support.soak_workload import SCHEMA, TABLES, Workload
 
@@ -50,11 +42,6 @@ DRAIN_SECONDS: Final = 30
 END_SECONDS: Final = 300
 # Half of what is done to it comes when it has recovered from the thing before, if that takes no longer.
 RECOVERY_SECONDS: Final = 20.0
-_WRITES: Final = ("Upsert", "UpdateBatch", "Delete")
-_METHODS: Final = (*_WRITES, "Get", "Scroll", "Count", "Collections.Get", "*")
-_ACTIONS: Final[tuple[Action, ...]] = (
-    unavailable(), internal(), lost_response(), rate_limited(1), delay(0.7),
-)  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,20 +194,11 @@ class Soak:
 
     def _add_fault(self) -> None:
         assert self._place.server is not None
-        choices = [(method, action) for method in _METHODS for action in _ACTIONS]
-        method, action = self._numbers.choice(choices + [(m, wait_timeout()) for m in _WRITES])
-        self._place.server.faults.add(
-            method=method,
-            action=action,
-            nth=self._numbers.randrange(1, 20),
-            times=self._numbers.choice((1, 1, 3, 10)),
-        )
+        add_fault(self._place.server, self._numbers)
 
     def _kill_qdrant(self) -> None:
         assert self._place.server is not None
-        self._place.server.kill()
-        self._pause.wait(self._numbers.uniform(0.0, 2.0))
-        self._place.server.start()
+        kill_for_a_while(self._place.server, self._numbers, self._pause)
 
     # --- the end --------------------------------------------------------------------------------
 

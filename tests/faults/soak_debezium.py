@@ -42,8 +42,7 @@ from tests.support.comparison import Expectation, differences
 from tests.support.databases import Database
 from tests.support.kafka_stack import Connector, Stack, Topic, reset_group, stack
 from tests.support.places import ServerPlace, open_server
-from tests.support.qdrant_faults import Action
-from tests.support.qdrant_server import delay, internal, lost_response, rate_limited, unavailable
+from tests.support.soak_faults import add_fault, kill_for_a_while
 from tests.support.soak_workload import SCHEMA, Workload
 from tests.support.writers import Statement, Writers
 
@@ -53,10 +52,6 @@ MOST_PROCESSES: Final = 3
 _SESSION_SECONDS: Final = 6
 _LEAVES: Final = 2
 _KEYS: Final = 400
-_METHODS: Final = ("Upsert", "UpdateBatch", "Delete", "Get", "Scroll", "Count", "*")
-_ACTIONS: Final[tuple[Action, ...]] = (
-    unavailable(), internal(), lost_response(), rate_limited(1), delay(0.7),
-)  # fmt: skip
 _PARTITIONS: Final[Mapping[str, tuple[str, int]]] = {
     "docs": ("docs", 4),
     "notes": ("notes", 1),
@@ -298,18 +293,11 @@ class Soak:
 
     def _add_fault(self) -> None:
         assert self._place.server is not None
-        self._place.server.faults.add(
-            method=self._numbers.choice(_METHODS),
-            action=self._numbers.choice(_ACTIONS),
-            nth=self._numbers.randrange(1, 20),
-            times=self._numbers.choice((1, 1, 3, 10)),
-        )
+        add_fault(self._place.server, self._numbers)
 
     def _kill_qdrant(self) -> None:
         assert self._place.server is not None
-        self._place.server.kill()
-        self._pause.wait(self._numbers.uniform(0.0, 2.0))
-        self._place.server.start()
+        kill_for_a_while(self._place.server, self._numbers, self._pause)
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.pinecone_runs import KILLED, standing
 from tests.support.pinecone_variety import varied
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 
 PLACES_TO_DIE = ("backfill.read", "backfill.mid_chunk", "backfill.before_checkpoint",
                  "backfill.after_checkpoint")  # fmt: skip
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,18 +13,12 @@ from tests.support.command import Running
 from tests.support.daemons import wait_streaming
 from tests.support.databases import Database
 from tests.support.followed import Followed
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from tests.support.qdrant_faults import Action
 from tests.support.qdrant_server import QdrantServer, delay, fail, lost_response, unavailable
 
 ROWS: Final = 4 * PATCHES_IN_GROUP
 FENCE: Final = "DeletePayload"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

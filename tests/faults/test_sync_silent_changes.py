@@ -4,7 +4,6 @@ of the table settles it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,9 @@ from tests.support.daemons import wait_streaming
 from tests.support.databases import BOTH_VERSIONS, Database
 from tests.support.followed import Followed
 from tests.support.impatient import IMPATIENT
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 
 pytestmark = pytest.mark.parametrize("postgres_version", BOTH_VERSIONS, indirect=True)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 def run(docs: Followed) -> Running:

@@ -25,7 +25,7 @@ from tests.support.databases import BOTH_VERSIONS, SETTINGS, Database, fresh_dat
 from tests.support.followed import Followed
 from tests.support.impatient import IMPATIENT
 from tests.support.jobs import KILLED
-from tests.support.places import STATE, ServerPlace, open_server
+from tests.support.places import STATE, ServerPlace
 from tests.support.proxy import TcpProxy
 from tests.support.standby import (
     await_replayed,
@@ -37,12 +37,6 @@ from tests.support.standby import (
 
 both_versions = pytest.mark.parametrize("postgres_version", BOTH_VERSIONS, indirect=True)
 ROWS: Final = "INSERT INTO docs SELECT i, 'r' || i, i, vec(i) FROM generate_series(1, 9) i"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,7 @@ from tests.support.command import Running, config_file
 from tests.support.daemons import wait_streaming
 from tests.support.databases import Database, fresh_database
 from tests.support.followed import Followed
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from tests.support.proxy import TcpProxy
 from tests.support.qdrant_server import delay
 
@@ -29,12 +28,6 @@ DRAIN_SECONDS: Final = 30.0
 both_versions = pytest.mark.parametrize(
     "postgres_version", [pytest.param("16", marks=pytest.mark.long), "18"], indirect=True
 )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 def followed(database: Database, place: ServerPlace, directory: Path) -> Followed:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ from tests.support.daemons import wait_streaming
 from tests.support.databases import Database
 from tests.support.followed import Followed
 from tests.support.marked import Marked
-from tests.support.places import STATE, ServerPlace, open_server
+from tests.support.places import STATE, ServerPlace
 from tests.support.proxy import TcpProxy
 from tests.support.qdrant_faults import Action, contains_point, reject
 from tests.support.qdrant_server import (
@@ -31,12 +30,6 @@ from tests.support.qdrant_server import (
     unavailable,
     wait_timeout,
 )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -19,18 +19,12 @@ from tests.support.comparison import Expectation, differences
 from tests.support.daemons import Pipeline, wait_streaming
 from tests.support.databases import Database
 from tests.support.followed import Followed
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from tests.support.processes import resident_bytes
 
 both_versions = pytest.mark.parametrize(
     "postgres_version", [pytest.param("16", marks=pytest.mark.long), "18"], indirect=True
 )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bridge.state import Kind, Record
 from bridge.stream_state import StreamState
 from tests.support.command import Outcome, bridge, config_file
 from tests.support.databases import Database
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from tests.support.proxy import TcpProxy
 from tests.support.qdrant_faults import internal, rate_limited, unavailable
 from verify.stream import Stream
@@ -25,12 +25,6 @@ FILL = (
     "INSERT INTO docs SELECT i, 'row ' || i, ARRAY[i, 1, 2]::real[]::vector"
     " FROM generate_series(1, 40) i"
 )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

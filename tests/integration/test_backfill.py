@@ -7,12 +7,13 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import pytest
 from qdrant_client import models
 
+from backfill.preflight import Inspection, inspect
 from tests.conftest import BOTH_VERSIONS, Database
 from tests.support.command import Background, Outcome, Running, bridge, config_file
 from tests.support.comparison import Expectation, differences
@@ -256,6 +257,28 @@ def test_nothing_is_copied_before_every_table_was_looked_at(
     outcome = bridge("backfill", "pgvector", "--config", config).require(2)
     assert "public.keyless has no primary key" in outcome.err
     assert not server.exists("first")
+
+
+def test_what_was_looked_at_before_is_not_looked_at_again(
+    database: Database, edge: EdgePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def counting(connection: Any, name: str, settings: Any) -> Inspection:
+        looked.append(name)
+        return inspect(connection, name, settings)
+
+    monkeypatch.setattr("backfill.pgvector.inspect", counting)
+    for table in ("first", "second"):
+        make_docs(database, 10, table)
+    settings = {
+        "pipeline": edge.name("pipe"),
+        "postgres": {"url": database.url},
+        "qdrant": {"url": edge.url},
+        "tables": {table: {"collection": table} for table in ("first", "second")},
+    }
+    bridge("backfill", "pgvector", "--config", config_file(tmp_path, settings)).require()
+    assert looked == ["first", "second"]
 
 
 # --- what is said -------------------------------------------------------------------------------

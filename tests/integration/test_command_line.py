@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -19,6 +20,8 @@ from cli.main import app
 from tests.support.command import ROOT
 from tests.support.databases import Database
 from tests.support.shell import DOCS, command, ok, report
+
+PASSWORD: Final = "kanarienvogel-7f3a"
 
 
 def _every_command() -> Iterator[tuple[str, ...]]:
@@ -88,13 +91,7 @@ def test_booleans_take_a_value(database: Database, edge: str, flag: str, alias: 
 def test_restart_is_a_boolean_too(database: Database, edge: str) -> None:
     database.execute("CREATE TABLE docs (id int PRIMARY KEY, v vector(3))")
     database.execute("INSERT INTO docs VALUES (1, '[1,2,3]')")
-    flags = (
-        "backfill",
-        "pg",
-        f"--pg.url={database.url}",
-        "--pg.table=docs",
-        f"--qdrant.url={edge}",
-    )
+    flags = backfill(database, edge)
     ok(*flags, "-c")
     assert "was copied before" in ok(*flags, "--migration.restart=false").err
     for restart in ("--migration.restart=true", "--migration.restart"):
@@ -132,18 +129,18 @@ def test_the_environment_overrides_the_file_and_a_flag_the_environment(tmp_path:
     assert url(flag, QDRANT_BRIDGE_QDRANT__URL="edge:///variable") == "edge:///flag"
 
 
+def backfill(database: Database, edge: str) -> tuple[str, ...]:
+    """The words that copy `docs`."""
+    source, target = f"--pg.url={database.url}", f"--qdrant.url={edge}"
+    return ("backfill", "pg", source, "--pg.table=docs", target)
+
+
 # --- output --------------------------------------------------------------------------------------
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(database: Database, edge: str) -> None:
     database.execute(DOCS)
-    flags = (
-        "backfill",
-        "pg",
-        f"--pg.url={database.url}",
-        "--pg.table=docs",
-        f"--qdrant.url={edge}",
-    )
+    flags = backfill(database, edge)
     outcome = ok(*flags)
     assert outcome.out == ""
     first, *_, heading, row = outcome.err.splitlines()
@@ -155,13 +152,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(database: Database, 
 
 def test_json_is_one_object_and_nothing_else(database: Database, edge: str) -> None:
     database.execute(DOCS)
-    flags = (
-        "backfill",
-        "pg",
-        f"--pg.url={database.url}",
-        "--pg.table=docs",
-        f"--qdrant.url={edge}",
-    )
+    flags = backfill(database, edge)
     copied = report(*flags)
     assert set(copied) == {"version", "pipeline", "ok", "tables"}
     table = copied["tables"]["public.docs"]
@@ -181,9 +172,7 @@ def test_json_is_one_object_and_nothing_else(database: Database, edge: str) -> N
 def test_a_terminal_gets_a_bar(database: Database, edge: str) -> None:
     database.execute("CREATE TABLE docs (id int PRIMARY KEY, v vector(3))")
     database.execute("INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 500) i")
-    shown = _in_a_terminal(
-        "backfill", "pg", f"--pg.url={database.url}", "--pg.table=docs", f"--qdrant.url={edge}"
-    )
+    shown = _in_a_terminal(*backfill(database, edge))
     assert re.search(r"public\.docs -> docs: (\d) of \1 chunks to copy", shown)
     assert "━" in shown
     assert re.search(r"500 of ~500 rows, [\d,]+ rows/s, [\d.]+ MB/s, .*0 failed", shown)
@@ -297,3 +286,51 @@ def test_the_shell_is_offered_what_fits(typed: str, offered: str) -> None:
         "COMP_CWORD": str(len(typed.split()) - 1),
     }
     assert offered in ok(environ=environment).out.split()
+
+
+# --- config --------------------------------------------------------------------------------------
+
+
+def test_config_tells_every_value_and_where_it_came_from(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(
+        "pipeline: shop\nqdrant:\n  url: https://file:6334\n  write_ordering: strong\n"
+        f"  api_key: {PASSWORD}\n  timeout_seconds: 7\ntables:\n  docs: {{key: [a, b]}}\n"
+    )
+    environ = {
+        "QDRANT_BRIDGE_POSTGRES__URL": f"postgresql://me:{PASSWORD}@db/app",
+        "QDRANT_BRIDGE_QDRANT__URL": "https://environment:6334",
+        "QDRANT_BRIDGE_QDRANT__TIMEOUT_SECONDS": "8",
+    }
+    flags = ("config", f"--config={path}", "--qdrant.url=https://flag:6334")
+    told = report(*flags, environ=environ)
+    assert set(told) == {"version", "file", "settings", "origins"}
+    assert told["version"] == 1 and told["file"] == str(path)
+    settings, origins = told["settings"], told["origins"]
+    assert settings["qdrant"]["url"] == "https://flag:6334"
+    assert origins["qdrant.url"] == "flag"
+    assert settings["qdrant"]["timeout_seconds"] == 8
+    assert origins["qdrant.timeout_seconds"] == "environment QDRANT_BRIDGE_QDRANT__TIMEOUT_SECONDS"
+    assert settings["qdrant"]["write_ordering"] == "strong"
+    assert origins["qdrant.write_ordering"] == f"file {path}"
+    assert settings["migration"]["batch_size"] == 256
+    assert "migration.batch_size" not in origins
+    assert settings["postgres"]["url"] == "postgresql://me:***@db/app"
+    assert settings["qdrant"]["api_key"] == "***"
+
+    lines = ok(*flags, environ=environ).out.splitlines()
+    assert 'qdrant.url: "https://flag:6334"  # flag' in lines
+    assert f'tables.docs.key: ["a", "b"]  # file {path}' in lines
+    assert "migration.batch_size: 256  # default" in lines
+    for outcome in (ok(*flags, environ=environ), ok(*flags, "--json", environ=environ)):
+        assert PASSWORD not in outcome.out + outcome.err
+
+
+def test_config_prints_a_schema_whose_every_reference_leads_somewhere() -> None:
+    schema = json.loads(ok("config", "--schema").out)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    sections = {"pipeline", "postgres", "pinecone", "qdrant", "tables", "sync", "kafka", "http"}
+    assert sections <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+    references = set(re.findall(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(schema)))
+    assert references and references <= set(schema["$defs"])

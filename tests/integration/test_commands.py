@@ -321,54 +321,6 @@ def test_plan_compares_with_the_collection_that_is_there(
     assert "found a vector of 4 x float32" in ok("plan", *flags).out.replace("\n", " ")
 
 
-# --- config --------------------------------------------------------------------------------------
-
-
-def test_config_tells_every_value_and_where_it_came_from(tmp_path: Path) -> None:
-    path = tmp_path / "bridge.yaml"
-    path.write_text(
-        "pipeline: shop\nqdrant:\n  url: https://file:6334\n  write_ordering: strong\n"
-        f"  api_key: {PASSWORD}\n  timeout_seconds: 7\ntables:\n  docs: {{key: [a, b]}}\n"
-    )
-    environ = {
-        "QDRANT_BRIDGE_POSTGRES__URL": f"postgresql://me:{PASSWORD}@db/app",
-        "QDRANT_BRIDGE_QDRANT__URL": "https://environment:6334",
-        "QDRANT_BRIDGE_QDRANT__TIMEOUT_SECONDS": "8",
-    }
-    flags = ("config", f"--config={path}", "--qdrant.url=https://flag:6334")
-    told = report(*flags, environ=environ)
-    assert set(told) == {"version", "file", "settings", "origins"}
-    assert told["version"] == 1 and told["file"] == str(path)
-    settings, origins = told["settings"], told["origins"]
-    assert settings["qdrant"]["url"] == "https://flag:6334"
-    assert origins["qdrant.url"] == "flag"
-    assert settings["qdrant"]["timeout_seconds"] == 8
-    assert origins["qdrant.timeout_seconds"] == "environment QDRANT_BRIDGE_QDRANT__TIMEOUT_SECONDS"
-    assert settings["qdrant"]["write_ordering"] == "strong"
-    assert origins["qdrant.write_ordering"] == f"file {path}"
-    assert settings["migration"]["batch_size"] == 256
-    assert "migration.batch_size" not in origins
-    assert settings["postgres"]["url"] == "postgresql://me:***@db/app"
-    assert settings["qdrant"]["api_key"] == "***"
-
-    lines = ok(*flags, environ=environ).out.splitlines()
-    assert 'qdrant.url: "https://flag:6334"  # flag' in lines
-    assert f'tables.docs.key: ["a", "b"]  # file {path}' in lines
-    assert "migration.batch_size: 256  # default" in lines
-    for outcome in (ok(*flags, environ=environ), ok(*flags, "--json", environ=environ)):
-        assert PASSWORD not in outcome.out + outcome.err
-
-
-def test_config_prints_a_schema_whose_every_reference_leads_somewhere() -> None:
-    schema = json.loads(ok("config", "--schema").out)
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    sections = {"pipeline", "postgres", "pinecone", "qdrant", "tables", "sync", "kafka", "http"}
-    assert sections <= set(schema["properties"])
-    assert schema["additionalProperties"] is False
-    references = set(re.findall(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(schema)))
-    assert references and references <= set(schema["$defs"])
-
-
 # --- status and dead letters ---------------------------------------------------------------------
 
 

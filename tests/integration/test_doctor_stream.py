@@ -7,7 +7,6 @@ were; what it finds is what the daemon would stop with.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,7 @@ from bridge.qdrant.state import QdrantState
 from tests.support.command import Outcome, bridge, config_file
 from tests.support.databases import SETTINGS, Database, fresh_database
 from tests.support.followed import Followed
-from tests.support.places import ServerPlace, open_server
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
+from tests.support.places import ServerPlace
 
 
 @pytest.fixture

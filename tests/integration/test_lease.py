@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,8 @@ import pytest
 from tests.support.command import ANY_PORT, Running
 from tests.support.daemons import Pipeline, http_address, wait_streaming
 from tests.support.databases import Database
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from tests.support.qdrant_server import delay
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

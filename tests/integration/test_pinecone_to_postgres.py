@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,10 @@ from tests.support.daemons import Pipeline, wait_streaming
 from tests.support.pinecone_index import Index
 from tests.support.pinecone_runs import Job, standing
 from tests.support.pinecone_server import KEY
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 
 COUNT = 120
 PAYLOAD = {"title": "title", "n": "n", "price": "price", "lang": "lang"}
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 def metadata_of(number: int) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""`resync`, tables that came later, dead letters through the daemon: merged into the running stream.
-
-Vectors have 600 dimensions, so that an update of another column does not send them: a point that was
-damaged is only whole again if its row has been read.
-"""
+"""`resync`, and dead letters through the daemon: merged into the running stream."""
 
 from __future__ import annotations
 
@@ -14,123 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qdrant_client import models
 
 from bridge import requests
 from bridge.postgres.embedded import EmbeddedPostgres
-from bridge.qdrant.channel import endpoint
-from bridge.qdrant.server import ServerTarget
-from bridge.qdrant.state import QdrantState
 from bridge.requests import Request
-from tests.support.command import Running, config_file
-from tests.support.comparison import Expectation, differences
+from tests.support.command import Running
 from tests.support.daemons import Pipeline, wait_streaming
 from tests.support.databases import Database, fresh_database
 from tests.support.jobs import KILLED
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
+from tests.support.resyncs import (
+    EXTRAS,
+    anything,
+    configure,
+    copy,
+    damage,
+    fill,
+    made,
+    open_state,
+    require_equal,
+    run,
+)
 from tests.support.writers import Statement, Writers
-
-ROWS = 1500
-EXTRAS = range(90_000_000, 90_000_300)
-EXPECTED = Expectation(distances={"v": "euclid"})
-TABLE = {"vectors": {"v": {"distance": "euclid"}}}
-NAMES = {"public.docs": "docs", "public.notes": "notes"}
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as server:
-        yield server
-
-
-def fill(database: Database, table: str = "docs", rows: int = ROWS) -> None:
-    database.execute(
-        f"CREATE TABLE {table} (id int PRIMARY KEY, body text, n int NOT NULL, v vector(600))"
-    )
-    database.execute(
-        f"INSERT INTO {table} SELECT i, 'row ' || i, 0, (SELECT array_agg((i * k) % 97 - 40)"
-        f" FROM generate_series(1, 600) k)::real[]::vector FROM generate_series(1, {rows}) i"
-    )
-
-
-def configure(
-    directory: Path, database: Database, place: ServerPlace, name: str, *tables: str
-) -> str:
-    """The path of a configuration for these tables."""
-    settings = {
-        "pipeline": name,
-        "postgres": {"url": database.url},
-        "qdrant": {"url": place.url},
-        "tables": {table: {"collection": f"{name}_{NAMES[table]}", **TABLE} for table in tables},
-        "sync": {"source": "postgres"},
-        "http": {"listen": "127.0.0.1:0"},
-    }
-    return config_file(directory, settings)
 
 
 @pytest.fixture
 def pipeline(database: Database, place: ServerPlace, tmp_path: Path) -> Pipeline:
-    """Table `docs`, filled; nothing has been copied."""
-    fill(database)
-    name = place.name("p").lower()
-    config = configure(tmp_path, database, place, name, "public.docs")
-    return Pipeline(database=database, place=place, name=name, rows=ROWS, config=config)
-
-
-def run(pipeline: Pipeline, failpoints: str = "") -> Running:
-    return Running("run", "--config", pipeline.config, failpoints=failpoints)
-
-
-def copy(pipeline: Pipeline) -> None:
-    """Copy the table and leave the stream to whoever comes."""
-    with run(pipeline) as running:
-        wait_streaming(running)
-        running.process.terminate()
-        running.finish().require()
-
-
-def damage(pipeline: Pipeline, rows: int = ROWS) -> None:
-    """Points missing, points without a row, points with another payload and vector."""
-    client, name = pipeline.place.client, f"{pipeline.name}_docs"
-    vector = {"v": [1.5] * 600}
-    for ids in (EXTRAS, range(rows // 2, rows // 2 + 300)):
-        points = [models.PointStruct(id=i, vector=vector, payload={"body": "?"}) for i in ids]
-        client.upsert(name, points, wait=True)
-    client.delete(name, models.PointIdsList(points=list(range(1, rows // 4))), wait=True)
-
-
-def require_equal(pipeline: Pipeline, table: str = "docs") -> None:
-    found = differences(
-        pipeline.database, table, pipeline.place.points(f"{pipeline.name}_{table}"), EXPECTED
-    )
-    assert found == [], found[:10]
-
-
-def anything(numbers: random.Random, connection: int) -> Statement:
-    """Updates without the vector, deletes, rows that come back, keys that change to and fro."""
-    key, far = numbers.randrange(1, ROWS + 1), (connection + 1) * 1_000_000 + numbers.randrange(500)
-    return numbers.choice(
-        [
-            ("UPDATE docs SET n = n + 1 WHERE id = %s", (key,)),
-            ("UPDATE docs SET n = n + 1 WHERE id BETWEEN %s AND %s", (key, key + 20)),
-            ("DELETE FROM docs WHERE id = %s", (key,)),
-            (
-                "INSERT INTO docs SELECT %s, 'back', n, v FROM docs LIMIT 1 ON CONFLICT DO NOTHING",
-                (key,),
-            ),
-            ("UPDATE docs SET id = %s WHERE id = %s", (far, key)),
-            (
-                "UPDATE docs SET id = %s WHERE id ="
-                " (SELECT id FROM docs WHERE id BETWEEN 1000000 AND 80000000 LIMIT 1)",
-                (key,),
-            ),
-        ]
-    )
-
-
-def open_state(pipeline: Pipeline) -> tuple[ServerTarget, QdrantState]:
-    target = ServerTarget(endpoint(pipeline.place.url, api_key=None))
-    return target, QdrantState(target, pipeline.name)
+    return made(database, place, tmp_path)
 
 
 # --- within the daemon -----------------------------------------------------------------------------
@@ -442,133 +348,6 @@ def test_a_key_of_another_type_is_refused_before_anything_is_asked(
 def test_wrong_usage_is_refused(pipeline: Pipeline, arguments: list[str], message: str) -> None:
     outcome = pipeline.command("resync", *arguments).require(2)
     assert message in outcome.err
-
-
-# --- a lost slot -----------------------------------------------------------------------------------
-
-
-def lose_slot(pipeline: Pipeline) -> None:
-    """Drop it, and change what nobody will ever tell."""
-    execute = pipeline.database.execute
-    execute("SELECT pg_drop_replication_slot(%s)", (pipeline.slot,))
-    execute("DELETE FROM docs WHERE id % 5 = 0")
-    execute("UPDATE docs SET n = 9 WHERE id % 3 = 0")
-    execute("INSERT INTO docs SELECT id + 20000, 'unseen', n, v FROM docs WHERE id < 100")
-
-
-def test_after_a_lost_slot_everything_is_begun_again_if_it_is_asked_for(
-    pipeline: Pipeline,
-) -> None:
-    copy(pipeline)
-    lose_slot(pipeline)
-    with run(pipeline) as running:
-        assert "SLOT_LOST" in running.finish().require(3).err
-    assert "--yes" in pipeline.command("resync", "--all").require(2).err
-    with Writers(pipeline.database, anything, seed=4) as writers:
-        writers.await_written(20)
-        pipeline.command("resync", "--all", "--yes").require()
-        assert pipeline.status()["stop"] is None
-        with run(pipeline) as running:
-            wait_streaming(running)
-            writers.await_written(20)
-    with run(pipeline) as running:
-        wait_streaming(running)
-        pipeline.wait_now()
-        require_equal(pipeline)
-
-
-@pytest.mark.parametrize("failpoint", ["extension.after_drop", "extension.before_record"])
-def test_a_new_beginning_that_was_killed_is_repeated(pipeline: Pipeline, failpoint: str) -> None:
-    copy(pipeline)
-    lose_slot(pipeline)
-    again = ("resync", "--all", "--yes", "--config", pipeline.config)
-    with Running(*again, failpoints=f"{failpoint}:kill@1") as dying:
-        assert dying.finish().code == KILLED
-    with run(pipeline) as refused:
-        refused.finish().require(3)
-    pipeline.command("resync", "--all", "--yes").require()
-    require_equal(pipeline)
-
-
-@pytest.mark.parametrize("change", ["publication", "collection", "checkpoint"])
-def test_other_losses_are_mended_in_the_same_way(pipeline: Pipeline, change: str) -> None:
-    copy(pipeline)
-    if change == "publication":
-        pipeline.database.execute(f"ALTER PUBLICATION {pipeline.slot} DROP TABLE docs")
-        pipeline.database.execute("DELETE FROM docs WHERE id < 300")
-        pipeline.database.execute(f"ALTER PUBLICATION {pipeline.slot} ADD TABLE docs")
-    elif change == "collection":
-        pipeline.place.client.delete_collection(f"{pipeline.name}_docs")
-    else:
-        pipeline.database.execute("DELETE FROM docs WHERE id < 300")
-        pipeline.database.execute(
-            "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", (pipeline.slot,)
-        )
-    with run(pipeline) as running:
-        running.finish().require(3)
-    pipeline.command("resync", "--all", "--yes").require()
-    require_equal(pipeline)
-
-
-# --- tables that come later ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "failpoint", ["", "extension.after_publication", "extension.before_record"]
-)
-def test_a_table_added_later_is_copied_into_the_running_stream(
-    pipeline: Pipeline, tmp_path: Path, failpoint: str
-) -> None:
-    copy(pipeline)
-    fill(pipeline.database, "notes", 700)
-    configure(
-        tmp_path, pipeline.database, pipeline.place, pipeline.name, "public.docs", "public.notes"
-    )
-    if failpoint:
-        with run(pipeline, f"{failpoint}:kill@1") as dying:
-            assert dying.finish().code == KILLED
-
-    def choose(numbers: random.Random, connection: int) -> Statement:
-        statement, values = anything(numbers, connection)
-        return statement.replace("docs", "notes"), values
-
-    with (
-        Writers(pipeline.database, choose, seed=5) as writers,
-        Running("sync", "postgres", "--config", pipeline.config) as running,
-    ):
-        running.wait_line('"request_ended"')
-        writers.await_written(20)
-    with run(pipeline) as running:
-        wait_streaming(running)
-        pipeline.wait_now()
-        require_equal(pipeline, "notes")
-        require_equal(pipeline)
-        report = pipeline.status()
-    assert report["complete"] is True
-    assert set(report["tables"]) == {"public.docs", "public.notes"}
-
-
-def test_a_table_made_anew_is_followed_again(pipeline: Pipeline) -> None:
-    copy(pipeline)
-    pipeline.database.execute("DROP TABLE docs")
-    fill(pipeline.database, rows=100)
-    with run(pipeline) as running:
-        running.wait_line('"request_ended"')
-        pipeline.database.execute("UPDATE docs SET n = 4 WHERE id < 10")
-        pipeline.wait_now()
-        require_equal(pipeline)
-
-
-def test_a_publication_of_somebody_else_is_not_altered(pipeline: Pipeline, tmp_path: Path) -> None:
-    pipeline.database.execute(f"CREATE PUBLICATION {pipeline.slot} FOR TABLE docs")
-    copy(pipeline)
-    fill(pipeline.database, "notes", 10)
-    configure(
-        tmp_path, pipeline.database, pipeline.place, pipeline.name, "public.docs", "public.notes"
-    )
-    with run(pipeline) as running:
-        outcome = running.finish().require(2)
-    assert f"ALTER PUBLICATION {pipeline.slot} ADD TABLE public.notes;" in outcome.err
 
 
 # --- dead letters, and the copy before the stream --------------------------------------------------

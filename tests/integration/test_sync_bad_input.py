@@ -8,7 +8,6 @@ any more.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,7 @@ from tests.support.command import Outcome, Running, config_file
 from tests.support.databases import BOTH_VERSIONS, SETTINGS, Database, fresh_database
 from tests.support.followed import Followed
 from tests.support.jobs import KILLED
-from tests.support.places import ServerPlace, open_server
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
+from tests.support.places import ServerPlace
 
 
 def followed(

@@ -18,13 +18,7 @@ from cli.places import open_target, state_of
 from sync.checks import SourceChecks
 from tests.support.databases import Database
 from tests.support.followed import Followed
-from tests.support.places import ServerPlace, open_server
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
+from tests.support.places import ServerPlace
 
 
 @contextmanager

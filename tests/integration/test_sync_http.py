@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,8 @@ import pytest
 from tests.support.command import ANY_PORT
 from tests.support.daemons import Pipeline, ask, http_address, wait_streaming
 from tests.support.databases import Database
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from tests.support.ports import free_port
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,7 @@ from bridge.positions import Lsn
 from tests.support.command import Running, bridge
 from tests.support.daemons import Pipeline, wait_streaming
 from tests.support.databases import Database
-from tests.support.places import ServerPlace, open_server
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
+from tests.support.places import ServerPlace
 
 
 @pytest.fixture

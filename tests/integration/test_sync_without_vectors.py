@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from qdrant_client import models
 
 from tests.support.command import bridge, config_file
 from tests.support.databases import Database
 from tests.support.followed import Followed
-from tests.support.places import EdgePlace, ServerPlace, open_server
+from tests.support.places import EdgePlace, ServerPlace
 
 COLUMNS = "id int PRIMARY KEY, title text, price int, source text"
 PAYLOAD = {"title": "title", "price": "price", "meta.source": "source"}
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 def shared(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,7 @@ import pytest
 from tests.support.command import bridge
 from tests.support.daemons import Pipeline, wait_streaming
 from tests.support.databases import Database
-from tests.support.places import STATE, ServerPlace, open_server
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
+from tests.support.places import STATE, ServerPlace
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from qdrant_client import models
 
 from tests.support.command import bridge, config_file
 from tests.support.databases import Database
-from tests.support.places import EDGE, ServerPlace, open_place, open_server
+from tests.support.places import EDGE, ServerPlace, open_place
 
 DIMENSION = 16
 ROWS = 300
@@ -27,12 +26,6 @@ FILL = (
     f"INSERT INTO docs SELECT i, '<b>' || i, {VECTOR}::vector, {VECTOR}::halfvec"
     f" FROM generate_series(1, {ROWS}) i"
 )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 def copied(

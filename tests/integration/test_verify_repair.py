@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tests.support.command import Outcome, bridge, config_file
 from tests.support.comparison import Expectation, differences
 from tests.support.databases import Database
 from tests.support.followed import Followed
-from tests.support.places import EDGE, EdgePlace, ServerPlace, open_place, open_server
+from tests.support.places import EDGE, EdgePlace, ServerPlace, open_place
 from verify.report import COUNTS
 
 COLUMNS = "id int PRIMARY KEY, title text, price int, v vector(3)"
@@ -24,12 +23,6 @@ FILL = (
     " FROM generate_series(1, 40) i"
 )
 EXTRAS: list[int | str] = [900, "7f6c1f4e-9a3b-4d1c-8e7f-2a1b3c4d5e6f"]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,11 @@ from qdrant_client import models
 
 from tests.support.command import Outcome, Running, bridge, config_file
 from tests.support.databases import Database
-from tests.support.places import ServerPlace, open_server
+from tests.support.places import ServerPlace
 from verify.report import COUNTS
 
 VECTOR = "ARRAY[i, 1, 2]::real[]::vector"
 ROWS = 60
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[ServerPlace]:
-    with open_server(tmp_path) as opened:
-        yield opened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import IO, Any
 
+import grpc
 from qdrant_client import QdrantClient
 
 from tests.support.command import Running
@@ -110,7 +111,7 @@ class Watcher:
             try:
                 for table, collection in self._collections.items():
                     self._look(table, collection)
-            except Exception:
+            except grpc.RpcError:
                 self._stop.wait(0.2)  # the server is away, which is part of it
 
     def _look(self, table: str, collection: str) -> None:

@@ -9,8 +9,9 @@ import pytest
 import typer
 
 from bridge.errors import UsageError
+from cli.arguments import normalize
 from cli.main import app
-from cli.options import Flags, PineconeFlags, normalize, parse_distances, split_names
+from cli.options import Flags, PineconeFlags, parse_distances, split_names
 
 ALL_BOOLEANS = (
     "--migration.restart",
